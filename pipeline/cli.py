@@ -1,0 +1,135 @@
+"""Argument parsing only: every verb is a function elsewhere, imported when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pipeline import __version__
+from pipeline.errors import InputError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `python -m pipeline <verb>`."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.call(options)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline",
+        description="U-Net segmentation with MONAI bundles. Training and evaluation are run by `python -m monai.bundle run`.",
+        epilog="example: python -m pipeline predict runs/my-run images/ predictions/",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(title="verbs", metavar="<verb>", required=True)
+    _add_predict(verbs)
+    _add_datalist(verbs)
+    _add_embedded(verbs)
+    return parser
+
+
+def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser(
+        "predict",
+        help="predict every image of a folder",
+        epilog="example: python -m pipeline predict runs/cells-20260101-120000 images/ predictions/ --probabilities",
+    )
+    verb.add_argument("bundle", help="a run's folder, or a bundle with trained weights")
+    verb.add_argument("input_dir", help="folder of images, searched recursively (PNG, TIFF, JPEG, NIfTI, MetaImage, NRRD)")
+    verb.add_argument("output_dir", help="where label maps go, under the inputs' names")
+    verb.add_argument("--probabilities", action="store_true", help="also write <name>_prob, one channel per class")
+    verb.add_argument("--device", help="cpu, cuda, cuda:1; a GPU if there is one")
+    verb.set_defaults(call=_predict)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from pipeline.predict import predict_with_bundle
+
+    overrides = {"device": options.device} if options.device else {}
+    overrides["save_probabilities"] = options.probabilities
+    predict_with_bundle(options.bundle, options.input_dir, options.output_dir, **overrides)
+
+
+def _add_datalist(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser(
+        "datalist",
+        help="make the list of cases of a data set",
+        epilog="example: python -m pipeline datalist folders my_data -o data_lists/my_data.json",
+    )
+    layouts = verb.add_subparsers(title="layouts", metavar="<layout>", required=True)
+    folders = layouts.add_parser(
+        "folders",
+        help="a folder of images and a folder of labels, paired by name",
+        epilog="example: python -m pipeline datalist folders my_data -o data_lists/my_data.json --label-kind instances",
+    )
+    folders.add_argument("folder", help="holds the folders images and labels")
+    folders.add_argument("-o", "--output", required=True, help="the list to write, JSON")
+    folders.add_argument("--images", default="images", help="name of the folder of images (images)")
+    folders.add_argument("--labels", default="labels", help="name of the folder of labels (labels)")
+    kinds = ("classes", "instances")
+    folders.add_argument("--label-kind", choices=kinds, default="classes", help="does a label's value name a class or count an object")
+    folders.add_argument("--classes", nargs="+", help="names of the values 0, 1, ... (read from the labels)")
+    folders.add_argument("--folds", type=int, default=5, help="number of folds (5)")
+    folders.add_argument("--seed", type=int, default=0, help="seed of the folds (0)")
+    folders.add_argument("--group", help="regular expression on the case id; what its first group matches is the patient or slide")
+    folders.set_defaults(call=_list_folders)
+    embedded = layouts.add_parser("embedded", help="the data that the package makes itself")
+    embedded.add_argument("name", choices=["cells", "organs"])
+    embedded.add_argument("-o", "--output", required=True, help="the list to write, JSON")
+    embedded.set_defaults(call=_list_embedded)
+
+
+def _add_embedded(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser(
+        "make-data",
+        help="make the images of an embedded data list",
+        epilog="example: python -m pipeline make-data data_lists/cells.json data/cells",
+    )
+    verb.add_argument("data_list", help="data_lists/cells.json or data_lists/organs.json")
+    verb.add_argument("dataset_dir", help="where the images go")
+    verb.set_defaults(call=_make_data)
+
+
+def _list_folders(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from pipeline.datalists.datalist import save_data_list
+    from pipeline.datalists.folders import list_folders
+
+    folder = Path(options.folder)
+    listing = list_folders(
+        folder / options.images,
+        folder / options.labels,
+        name=folder.resolve().name,
+        label_kind=options.label_kind,
+        classes=options.classes,
+        n_folds=options.folds,
+        seed=options.seed,
+        group_pattern=options.group,
+    )
+    save_data_list(listing.data_list, options.output)
+    found = listing.data_list
+    print(f"{len(found.cases)} cases in {len(found.folds)} folds, classes: {', '.join(found.classes)}")
+    for file, reason in listing.left_out:
+        print(f"left out: {file}: {reason}")
+    print(f"wrote {options.output}; train with --data_list {options.output} --dataset_dir {listing.dataset_dir}")
+
+
+def _list_embedded(options: argparse.Namespace) -> None:
+    from pipeline.datalists.datalist import save_data_list
+    from pipeline.datalists.embedded import make_data_list
+
+    save_data_list(make_data_list(options.name), options.output)
+    print(f"wrote {options.output}")
+
+
+def _make_data(options: argparse.Namespace) -> None:
+    from pipeline.datalists.datalist import load_data_list
+    from pipeline.datalists.embedded import ensure_data
+
+    ensure_data(load_data_list(options.data_list), options.dataset_dir)

@@ -1,0 +1,253 @@
+"""A folder of images and a folder of labels become a data list: paired by name, dealt into folds by patient."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.datalists.datalist import Case, DataList, assign_folds
+from pipeline.errors import InputError, raise_all
+from pipeline.volumes.reading import read_header, read_volume, suffix_of
+
+LABEL_POSTFIXES = ("_segmentation", "_seg", "_mask", "_masks", "_label", "_labels", "_gt")
+CHANNEL = re.compile(r"(.+)_(\d{4})")  # case_0000, case_0001: one file for each channel
+MOST_CLASSES = 32  # a label map with more values than that numbers objects, most likely
+LeftOut = list[tuple[Path, str]]
+
+
+class Listing(NamedTuple):
+    """A data list, the folder its paths are relative to, and the files that are not in it, with the reason."""
+
+    data_list: DataList
+    dataset_dir: Path
+    left_out: LeftOut
+
+
+class Pair(NamedTuple):
+    """A case's images by channel number ("" for a single file without one) and its label."""
+
+    images: Mapping[str, Path]
+    label: Path
+
+
+def list_folders(
+    images_dir: str | PathLike[str],
+    labels_dir: str | PathLike[str],
+    *,
+    name: str = "folders",
+    label_kind: Literal["instances", "classes"] = "classes",
+    classes: Sequence[str] | None = None,
+    spatial_dims: int | None = None,
+    n_folds: int = 5,
+    seed: int = 0,
+    group_pattern: str | None = None,
+) -> Listing:
+    """List the cases of two folders and all below them; a case id is a file name without suffix and label postfix.
+
+    An image pairs with the label of the same id, or of the id and one of `LABEL_POSTFIXES`; several images
+    `id_0000`, `id_0001`, ... pair as channels with the label `id`. Both folders may be the same: labels have a postfix.
+
+    Args:
+        images_dir: folder of images.
+        labels_dir: folder of labels.
+        name: the data set's name.
+        label_kind: "classes" where a label value names a class, "instances" where it numbers an object.
+        classes: names of the values 0, 1, ...; by default the labels are read and the values found are named.
+        spatial_dims: 2 or 3; by default what the first image is.
+        n_folds: number of folds, at least 2.
+        seed: seed of the folds.
+        group_pattern: regular expression, sought in the id with its sub-folders in front ("ward_1/patient_07_scan_2");
+            what its first group matches is the patient, who is never divided between folds.
+    """
+    images_top, labels_top = _folder(images_dir), _folder(labels_dir)
+    left_out: LeftOut = []
+    images, labels = _index(images_top, labels_top, left_out)
+    pairs = _whole(_pair(images, labels, left_out), left_out)
+    if not pairs:
+        examples = "; ".join(f"{file.name}: {reason}" for file, reason in left_out[:3]) or "the folders are empty"
+        remedy = "give an image and its label the same name, such as 'a.png' and 'a_mask.png'"
+        raise InputError(f"no image has a label in '{labels_top}' ({examples})", file=images_top, remedy=remedy)
+    first = next(iter(pairs.values()))
+    dims = spatial_dims or _guess_dims(_files(first)[0])
+    root = Path(os.path.commonpath([images_top, labels_top]))
+    groups = _groups(pairs, images_top, group_pattern)
+    folds = assign_folds(list(pairs), groups, n_folds, seed)
+
+    def relative(file: Path) -> str:
+        return file.relative_to(root).as_posix()
+
+    cases = []
+    for (case, pair), group in zip(pairs.items(), groups, strict=True):
+        files = tuple(relative(file) for file in _files(pair))
+        cases.append(Case(case, files[0] if len(files) == 1 else files, relative(pair.label), group, folds[case]))
+    data_list = DataList(
+        name=name,
+        description=f"{len(cases)} cases, paired by name.",
+        licence="unknown",
+        source=f"folders '{images_top.name}' and '{labels_top.name}'",
+        made_by="pipeline.datalists.folders.list_folders",
+        spatial_dims=dims,
+        label_kind=label_kind,
+        classes=tuple(classes or _find_classes(pairs, dims, label_kind)),
+        channels=_name_channels(first, dims),
+        cases=tuple(cases),
+    )
+    return Listing(data_list, root, left_out)
+
+
+def _folder(folder: str | PathLike[str]) -> Path:
+    if not Path(folder).is_dir():
+        raise InputError("is not a folder", file=folder, remedy="give the folder's path")
+    return Path(folder).resolve()
+
+
+def _index(images_top: Path, labels_top: Path, left_out: LeftOut) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Images and labels by their name without suffix; a name that occurs twice is an error."""
+    if images_top == labels_top:
+        found = _scan(images_top, None, left_out)
+        is_label = [stem.endswith(LABEL_POSTFIXES) for stem, _ in found]
+        images = [entry for entry, label in zip(found, is_label, strict=True) if not label]
+        labels = [entry for entry, label in zip(found, is_label, strict=True) if label]
+    else:
+        images, labels = _scan(images_top, labels_top, left_out), _scan(labels_top, images_top, left_out)
+    problems: list[InputError] = []
+    indices = []
+    for found in (images, labels):
+        index: dict[str, Path] = {}
+        for stem, file in found:
+            if (other := index.setdefault(stem, file)) != file:
+                remedy = "rename one, because the name is the case's id"
+                problems.append(InputError(f"has the same name as '{other}'", case=stem, file=file, remedy=remedy))
+        indices.append(index)
+    raise_all(problems, "equal case ids")
+    return indices[0], indices[1]
+
+
+def _scan(top: Path, other: Path | None, left_out: LeftOut) -> list[tuple[str, Path]]:
+    """Name without suffix and path of every image file below `top`, but not below `other` if that lies inside."""
+    found = []
+    for file in sorted(top.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(top).parts)
+        inside = other is not None and other != top and top in other.parents and other in file.parents
+        voxels = file.suffix in (".raw", ".zraw") and file.with_suffix(".mhd").exists()
+        if hidden or inside or voxels or not file.is_file():
+            continue
+        try:
+            stem = file.name[: -len(suffix_of(file))].removesuffix(".ome")
+        except InputError as error:
+            left_out.append((file, error.reason))
+        else:
+            found.append((stem, file))
+    return found
+
+
+def _pair(images: Mapping[str, Path], labels: Mapping[str, Path], left_out: LeftOut) -> dict[str, Pair]:
+    """Pair by case id, in the ids' order; what has no partner goes to `left_out`."""
+    channels: dict[str, dict[str, Path]] = defaultdict(dict)
+    for stem, file in images.items():
+        if match := CHANNEL.fullmatch(stem):
+            channels[match[1]][match[2]] = file
+    pairs: dict[str, Pair] = {}
+    problems = []
+    for stem, label in labels.items():
+        names = [stem, *(stem.removesuffix(postfix) for postfix in LABEL_POSTFIXES if stem.endswith(postfix))]
+        case = next((name for name in names if name in images or name in channels), None)
+        if case is None:
+            left_out.append((label, f"there is no image '{names[-1]}'"))
+        elif case in pairs:
+            reason = f"'{pairs[case].label}' is a label of this case, too"
+            problems.append(InputError(reason, case=case, file=label, remedy="keep one of the two"))
+        else:
+            pairs[case] = Pair({"": images[case]} if case in images else channels[case], label)
+    raise_all(problems, "several labels for one case")
+    used = {file for pair in pairs.values() for file in pair.images.values()}
+    left_out += [(file, f"there is no label '{stem}'") for stem, file in images.items() if file not in used]
+    return dict(sorted(pairs.items()))
+
+
+def _whole(pairs: Mapping[str, Pair], left_out: LeftOut) -> dict[str, Pair]:
+    """The pairs that have every channel that any case has; the files of the others go to `left_out`."""
+    channels = {number for pair in pairs.values() for number in pair.images}
+    whole = {}
+    for case, pair in pairs.items():
+        if missing := sorted(channels - set(pair.images)):
+            names = ", ".join(f"'{case}_{number}'" if number else f"'{case}'" for number in missing)
+            left_out += [(file, f"the case has no image {names}") for file in (*_files(pair), pair.label)]
+        else:
+            whole[case] = pair
+    return whole
+
+
+def _files(pair: Pair) -> list[Path]:
+    return [pair.images[number] for number in sorted(pair.images)]
+
+
+def _groups(pairs: Mapping[str, Pair], top: Path, pattern: str | None) -> list[str | None]:
+    if pattern is None:
+        return [None] * len(pairs)
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"the group pattern '{pattern}' is no regular expression: {error}") from error
+    if compiled.groups < 1:
+        raise InputError(f"the group pattern '{pattern}' has no group", remedy="put the patient's part in brackets")
+    groups: list[str | None] = []
+    problems = []
+    for case, pair in pairs.items():
+        place = (_files(pair)[0].parent.relative_to(top) / case).as_posix()
+        match = compiled.search(place)
+        groups.append(match[1] if match else None)
+        if not groups[-1]:
+            reason = f"the group pattern '{pattern}' finds nothing in '{place}'"
+            problems.append(InputError(reason, case=case, remedy="change the pattern or rename the file"))
+    raise_all(problems, "cases without a group")
+    return groups
+
+
+def _guess_dims(image: Path) -> int:
+    try:
+        return len(read_header(image, 2).shape)
+    except InputError:
+        return len(read_header(image, 3).shape)
+
+
+def _name_channels(pair: Pair, spatial_dims: int) -> tuple[str, ...]:
+    if len(pair.images) > 1:
+        return tuple(f"channel_{number}" for number in sorted(pair.images))
+    count = read_header(_files(pair)[0], spatial_dims).channels
+    return {1: ("intensity",), 3: ("red", "green", "blue")}.get(count, tuple(f"channel_{n}" for n in range(count)))
+
+
+def _find_classes(pairs: Mapping[str, Pair], spatial_dims: int, label_kind: str) -> list[str]:
+    if label_kind == "instances":
+        return ["background", "object"]
+    values = _label_values(pairs.items(), spatial_dims)
+    if values == [0]:
+        raise InputError("every label is empty", remedy="check the labels, or name the classes yourself")
+    if values != list(range(len(values))) or len(values) > MOST_CLASSES:
+        shown = f"{values[:8]}"[:-1] + (", ...]" if len(values) > 8 else "]")
+        raise InputError(
+            f"the {len(values)} label values {shown} are not the numbers 0, 1, ... of at most {MOST_CLASSES} classes",
+            remedy="renumber the labels, name the classes yourself, or say that the labels number instances",
+        )
+    return ["background", *(f"class_{value}" for value in values[1:])]
+
+
+def _label_values(pairs: Iterable[tuple[str, Pair]], spatial_dims: int) -> list[int]:
+    values: set[int] = set()
+    problems = []
+    for case, pair in tqdm(list(pairs), "reading labels", delay=2):
+        try:
+            values |= set(np.unique(read_volume(pair.label, spatial_dims, case=case, kind="label").array).tolist())
+        except InputError as error:
+            problems.append(error)
+    raise_all(problems, "labels")
+    return sorted(values)

@@ -1,0 +1,1 @@
+"""Data sets and samplers whose randomness depends on the seed and the epoch alone."""

@@ -1,0 +1,57 @@
+"""Errors that a user can mend: each names the case, the file, the reason and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+
+
+class InputError(ValueError):
+    """A problem in what the user gave, written so that one line is enough to mend it.
+
+    Args:
+        reason: what is wrong, as a statement of fact ("label value 7 is not one of the classes 0..1").
+        case: id of the case in the data list, or the folder's name for one without.
+        file: the file or config key that holds the problem.
+        remedy: what to do, as an imperative.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        case: str | None = None,
+        file: str | PathLike[str] | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.reason, self.case, self.remedy = reason, case, remedy
+        self.file = None if file is None else str(file)
+        where = [f"case '{case}'"] if case is not None else []
+        where += [f"file '{self.file}'"] if file is not None else []
+        text = ", ".join(where) + (": " if where else "") + reason
+        super().__init__(text + (f". Remedy: {remedy}" if remedy else ""))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A loader's worker sends its error to the parent by pickle, which knows positional arguments only.
+        return _rebuild, (self.reason, self.case, self.file, self.remedy)
+
+
+def _rebuild(reason: str, case: str | None, file: str | None, remedy: str | None) -> InputError:
+    return InputError(reason, case=case, file=file, remedy=remedy)
+
+
+def raise_all(problems: Sequence[InputError], title: str) -> None:
+    """Raise nothing for no problem, the problem for one, and a numbered list of all for several."""
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise problems[0]
+    lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, 1))
+    raise InputError(f"{title}: {len(problems)} problems\n{lines}")
+
+
+def find_input_error(error: BaseException | None) -> InputError | None:
+    """Return the user's problem behind an error, if there is one: MONAI wraps what a config raises, once per level."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error

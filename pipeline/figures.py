@@ -1,0 +1,102 @@
+"""Pictures of runs and cases, drawn without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from pipeline.volumes.atomic import atomic_path
+
+# Told apart by readers with any colour vision (Okabe and Ito): blue right, orange missed, magenta invented.
+RIGHT, MISSED, INVENTED = (0.0, 0.45, 0.70), (0.90, 0.62, 0.0), (0.80, 0.0, 0.47)
+
+
+def save(figure: Figure, file: Path, dpi: int = 110) -> None:
+    """Write a figure as PNG, by rename."""
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, dpi=dpi, format="png")
+
+
+def curves(history: Sequence[Mapping[str, float]], metric: str = "val/mean_dice") -> Figure:
+    """Draw loss and validation score over the epochs, the best epoch marked."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([row["epoch"] for row in history], [row["train/loss"] for row in history], color=RIGHT)
+    left.set(xlabel="epoch", ylabel="training loss")
+    scores = [(row["epoch"], row[metric]) for row in history if np.isfinite(row.get(metric, np.nan))]
+    if scores:
+        epochs, values = zip(*scores, strict=True)
+        best = int(np.argmax(values))
+        right.plot(epochs, values, color=RIGHT)
+        right.plot(epochs[best], values[best], "o", color=MISSED, label=f"best {values[best]:.4f}, epoch {epochs[best]:g}")
+        right.legend(loc="lower right")
+    right.set(xlabel="epoch", ylabel=metric.removeprefix("val/").replace("_", " "))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def cases(pictures: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Draw a row per case: image, truth, prediction, and where the two differ.
+
+    Args:
+        pictures: for each case `case`, `score`, `image` (H, W) or (H, W, 3), `truth` and `prediction` (H, W) class indices.
+        title: what the rows have in common.
+    """
+    figure = Figure(figsize=(11, 2.9 * len(pictures) + 0.4), layout="constrained")
+    figure.suptitle(title)
+    for axes, picture in zip(figure.subplots(len(pictures), 4, squeeze=False), pictures, strict=True):
+        image, truth, prediction = picture["image"], picture["truth"], picture["prediction"]
+        most = max(int(truth.max()), int(prediction.max()), 1)
+        axes[0].imshow(image, cmap="gray")
+        axes[0].set_ylabel(f"{picture['case']}\n{picture['score']:.4f}")
+        axes[1].imshow(truth, cmap="viridis", vmin=0, vmax=most, interpolation="nearest")
+        axes[2].imshow(prediction, cmap="viridis", vmin=0, vmax=most, interpolation="nearest")
+        axes[3].imshow(errors(image, truth, prediction), interpolation="nearest")
+        for axis in axes:
+            axis.set(xticks=[], yticks=[])
+    for axis, name in zip(figure.axes[:4], ("image", "truth", "prediction", "where they differ"), strict=True):
+        axis.set_title(name)
+    meanings = {"found": RIGHT, "missed": MISSED, "invented, or another class": INVENTED}
+    handles = [Patch(color=colour, label=meaning) for meaning, colour in meanings.items()]
+    figure.legend(handles=handles, loc="outside lower right", ncols=3, frameon=False)
+    return figure
+
+
+def errors(image: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the image in grey with found, missed and invented (or mistaken) foreground in colour, (H, W, 3) in 0..1."""
+    grey = image.mean(axis=-1) if image.ndim == 3 else image
+    low, high = np.percentile(grey, [1, 99])
+    grey = np.clip((grey - low) / max(high - low, 1e-9), 0, 1)
+    picture = np.repeat(grey[..., None], 3, axis=-1)
+    for where, colour in (
+        ((truth == prediction) & (truth > 0), RIGHT),
+        ((prediction == 0) & (truth > 0), MISSED),
+        ((truth != prediction) & (prediction > 0), INVENTED),
+    ):
+        picture[where] = 0.5 * picture[where] + 0.5 * np.array(colour)
+    return picture
+
+
+def slice_of(image: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return what a page can show of a case: a 2D image as it is, of a volume the plane with most foreground.
+
+    Args:
+        image: (C, H, W) or (C, X, Y, Z).
+        truth: class indices without the channel.
+        prediction: the same shape.
+    """
+    if truth.ndim == 3:
+        plane = int(np.argmax(((truth > 0) | (prediction > 0)).sum(axis=(0, 1))))
+        image, truth, prediction = image[..., plane], truth[..., plane], prediction[..., plane]
+    shown = np.moveaxis(image, 0, -1) if image.shape[0] == 3 else image[0]
+    if image.shape[0] == 3:
+        shown = (shown - shown.min()) / max(float(np.ptp(shown)), 1e-9)
+    return shown, truth, prediction

@@ -1,0 +1,139 @@
+"""Tables and pictures of an evaluation."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+
+from pipeline import figures, provenance
+from pipeline.handlers.case_scores import CaseScores
+from pipeline.run_folder import read_facts
+from pipeline.tracking import Tracking
+from pipeline.volumes.atomic import atomic_write_text
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluationReport:
+    """Write what an evaluation found: `cases.csv`, `scores.json`, pictures of the worst and the best cases.
+
+    Args:
+        scores: the evaluator's key metric, which has the rows of the cases.
+        split: which cases were evaluated; names the metrics in MLflow, `test/mean_dice`.
+        folder: where to write when the evaluation ends; without one, only when `write` is called.
+        tracking: an MLflow run of its own for this evaluation, beneath the training's run where that is known.
+        bundle_root: the bundle under evaluation.
+        pictures: how many of the worst and of the best cases to draw.
+    """
+
+    def __init__(
+        self,
+        scores: CaseScores,
+        split: str,
+        folder: str | Path | None = None,
+        tracking: Tracking | None = None,
+        bundle_root: str | Path | None = None,
+        pictures: int = 3,
+    ) -> None:
+        self.scores, self.split, self.count = scores, split, pictures
+        self.folder, self.tracking, self.bundle_root = folder, tracking, bundle_root
+        self.extremes: dict[str, list[dict[str, Any]]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to an evaluator whose key metric is CaseScores."""
+        self.engine = engine
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
+        if self.folder is not None:
+            engine.add_event_handler(Events.COMPLETED, lambda: self._write_and_track(Path(self.folder)))  # type: ignore[arg-type]
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write tables and pictures of the evaluation that has just ended; return the files."""
+        rows = self.engine.state.metric_details["cases"]
+        atomic_write_text(folder / "cases.csv", table(rows))
+        atomic_write_text(folder / "scores.json", json.dumps({"split": self.split, **summary(rows)}, indent=2) + "\n")
+        files = [folder / "cases.csv", folder / "scores.json"]
+        for name, pictures in self.extremes.items():
+            if pictures:
+                figures.save(figures.cases(pictures, f"{self.split}: the {name} cases, by mean Dice"), folder / f"{name}.png")
+                files.append(folder / f"{name}.png")
+        return files
+
+    def _start(self) -> None:
+        self.extremes = {"worst": [], "best": []}
+
+    def _look(self, engine: Engine) -> None:
+        """Keep the pictures of the extreme cases only, so that memory does not grow with the number of cases."""
+        rows = self.scores.rows[-len(engine.state.batch) :]
+        for row, output in zip(rows, engine.state.output, strict=True):
+            if math.isnan(row["mean_dice"]):
+                continue
+            image, truth, prediction = (np.asarray(output[key].cpu()) for key in ("image", "label", "pred"))
+            image, truth, prediction = figures.slice_of(image, truth[0], prediction[0])
+            picture = {"case": row["case"], "score": row["mean_dice"], "image": image, "truth": truth, "prediction": prediction}
+            for name, sign in (("worst", 1), ("best", -1)):
+                self.extremes[name] = _ranked([*self.extremes[name], picture], sign)[: self.count]
+
+    def _write_and_track(self, folder: Path) -> None:
+        if self.engine.state.rank != 0:
+            return
+        files = self.write(folder)
+        logger.info("%s split, in %s\n%s", self.split, folder, score_table(summary(self.engine.state.metric_details["cases"])))
+        if self.tracking is None:
+            return
+        facts = read_facts(Path(self.bundle_root)) if self.bundle_root else {}
+        tags = {**provenance.tags(), "bundle": str(self.bundle_root), "evaluation": self.split}
+        if facts.get("mlflow_run_id") and facts.get("mlflow_uri") == self.tracking.uri:
+            tags["mlflow.parentRunId"] = facts["mlflow_run_id"]
+        self.tracking.start(f"{self.split} of {Path(str(self.bundle_root)).name}", tags)
+        self.tracking.metrics({f"{self.split}/{name}": value for name, value in self.engine.state.metrics.items()}, 0)
+        for file in files:
+            self.tracking.artifact(file, f"evaluation/{self.split}")
+        self.tracking.end()
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows of cases as CSV, an empty field for n/a."""
+    text = StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["case"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: "" if _is_na(value) else value for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return for each score its mean, spread and extremes, over how many cases, and in how many it is n/a."""
+    scores = {}
+    for name in [key for key in rows[0] if key != "case"] if rows else []:
+        values = np.array([row[name] for row in rows if not _is_na(row[name])])
+        found = {"cases": len(values), "not_applicable": len(rows) - len(values)}
+        if len(values):
+            found |= {"mean": values.mean(), "std": values.std(), "worst": values.min(), "best": values.max()}
+        scores[name] = {key: round(float(value), 6) if isinstance(value, float) else value for key, value in found.items()}
+    return {"cases": len(rows), "scores": scores}
+
+
+def score_table(found: dict[str, Any]) -> str:
+    """Return the scores of a `summary` as a Markdown table, which is read as well in a terminal."""
+    lines = [f"| score over {found['cases']} cases | mean | std | worst | best | n/a |", "|---|---|---|---|---|---|"]
+    for name, score in found["scores"].items():
+        numbers = " | ".join(f"{score[key]:.4f}" if key in score else "n/a" for key in ("mean", "std", "worst", "best"))
+        lines.append(f"| {name} | {numbers} | {score['not_applicable']} |")
+    return "\n".join(lines)
+
+
+def _ranked(pictures: list[dict[str, Any]], sign: int) -> list[dict[str, Any]]:
+    return sorted(pictures, key=lambda picture: sign * picture["score"])
+
+
+def _is_na(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

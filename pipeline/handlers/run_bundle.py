@@ -1,0 +1,132 @@
+"""A training run as a bundle: configs at the start, at the end scores, pictures, a model card, and a proof that it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+from torch import nn
+
+from pipeline import bundle, figures, provenance
+from pipeline.errors import InputError
+from pipeline.handlers.checkpoints import best_of
+from pipeline.handlers.evaluation_report import EvaluationReport, score_table
+from pipeline.handlers.load_weights import load_weights
+from pipeline.run_folder import RunFolder
+from pipeline.tracking import Tracking
+from pipeline.volumes.atomic import atomic_write_text
+
+
+class RunBundle:
+    """Leave `<output_dir>/<run>/` as a complete, flattened, verified bundle.
+
+    At the end the best weights are loaded, the validation cases are evaluated with them once more, and the exported
+    `inference.json` is built and must give the same output as the network that was trained.
+
+    Args:
+        run: the run's folder.
+        config: the merged config.
+        configs: the `configs` folder that the run was started from, with the files that go along.
+        metadata: the bundle's metadata.
+        network: the network itself, not a wrapper of it.
+        evaluator: the validation engine.
+        report: writes the tables and pictures of the validation cases.
+        tracking: the MLflow run that gets them as artifacts.
+        data_list: the list of cases.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        config: Mapping[str, Any],
+        configs: Path,
+        metadata: Mapping[str, Any],
+        network: nn.Module,
+        evaluator: Engine,
+        report: EvaluationReport,
+        tracking: Tracking,
+        data_list: str | Path | None = None,
+    ) -> None:
+        self.run, self.config, self.configs, self.metadata = run, config, configs, metadata
+        self.network, self.evaluator, self.report, self.tracking = network, evaluator, report, tracking
+        self.data_list = None if data_list is None else Path(data_list)
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to a trainer. Stands after Checkpoints and before MLflowRun in the list."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.COMPLETED, self._complete)
+
+    def _start(self, engine: Engine) -> None:
+        if engine.state.rank != 0:
+            return
+        bundle.export(self.run.path, self.config, self.configs, self.data_list)
+        self._write_metadata(self._network_sizes())
+
+    def _complete(self, engine: Engine) -> None:
+        load_weights(self.run.best_model, self.network)
+        self.evaluator.run(max(engine.state.epoch, 1))
+        if engine.state.rank != 0:
+            return
+        folder = self.run.path / "evaluation" / "validation"
+        files = self.report.write(folder)
+        figures.save(figures.curves(engine.state.history), folder / "curves.png")
+        atomic_write_text(self.run.path / "docs" / "README.md", self._card(engine))
+        self._verify(engine)
+        self._track(engine, [*files, folder / "curves.png"])
+
+    def _network_sizes(self) -> dict[str, int]:
+        return {name: getattr(self.network, name) for name in ("in_channels", "out_channels") if hasattr(self.network, name)}
+
+    def _write_metadata(self, sizes: Mapping[str, int]) -> None:
+        """The bundle's metadata with the channels that this run's network has."""
+        metadata = json.loads(json.dumps(self.metadata))
+        formats = metadata.get("network_data_format", {})
+        for part, name in (("inputs", "in_channels"), ("outputs", "out_channels")):
+            for entry in formats.get(part, {}).values():
+                entry["num_channels"] = sizes.get(name, entry.get("num_channels"))
+        bundle.write_config(self.run.path / "configs" / "metadata.json", metadata)
+
+    def _verify(self, engine: Engine) -> None:
+        """Build the network of the exported inference.json, and compare it with the one that was trained."""
+        file = self.run.path / "configs" / "inference.json"
+        if not file.is_file():
+            return
+        parser = ConfigParser(ConfigParser.load_config_file(str(file)))
+        exported = load_weights(self.run.best_model, parser.get_parsed_content("network_def")).to(engine.state.device).eval()
+        patch = self._example(engine)
+        with torch.no_grad():
+            ours, theirs = self.network.eval()(patch), exported(patch)
+        # Not to the last bit: the order of additions depends on how the weights lie in memory.
+        if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(ours.abs().max())):
+            reason = "the network described by this file differs from the one that was trained"
+            raise InputError(reason, file=file, remedy="name the network with the key `network_def` in both configs")
+
+    def _example(self, engine: Engine) -> torch.Tensor:
+        """Return one input of the last training batch, as a plain tensor."""
+        image = engine.state.output["image"] if engine.state.output else self.evaluator.state.output[0]["image"][None]
+        return torch.as_tensor(image[:1]).to(engine.state.device).as_subclass(torch.Tensor)
+
+    def _track(self, engine: Engine, files: Sequence[Path]) -> None:
+        for file in files:
+            self.tracking.artifact(file, "evaluation/validation")
+        for folder in ("configs", "docs", "models"):
+            self.tracking.artifact(self.run.path / folder, f"bundle/{folder}")
+        self.tracking.tag(model_digest=provenance.digest(self.run.best_model))
+        self.tracking.model(self.network.eval(), self._example(engine).cpu().numpy())
+
+    def _card(self, engine: Engine) -> str:
+        """Return the model card: what ran, what it came to, how to use it."""
+        best = best_of(self.evaluator)
+        scores = json.loads((self.run.path / "evaluation" / "validation" / "scores.json").read_text())
+        lines = [f"# {self.run.path.name}", "", str(self.metadata.get("description", "")), ""]
+        lines += [f"Trained for {engine.state.epoch} epochs; the weights are those of epoch {best.get('best/epoch', 0):g}, the best in validation.", ""]
+        lines += ["## Validation", "", score_table(scores), ""]
+        lines += ["![the worst cases](../evaluation/validation/worst.png)"]
+        lines += ["", "The validation cases chose the epoch, so these figures flatter a little: the test split says more.", ""]
+        lines += ["## Use", "", "```", "python -m monai.bundle run inference --config_file configs/inference.json --input_dir IN --output_dir OUT", "```", ""]
+        return "\n".join(lines)

@@ -1,0 +1,33 @@
+"""An end to training as soon as the loss is no number."""
+
+from __future__ import annotations
+
+import torch
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
+
+from pipeline.errors import InputError
+
+
+class StopOnNonFinite:
+    """Stop before a non-finite loss reaches the weights, and name the cases it came from."""
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to a trainer: between the loss and its gradient."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._check)
+
+    def _check(self, engine: Engine) -> None:
+        loss = engine.state.output["loss"]
+        if torch.isfinite(loss).all():
+            return
+        cases = engine.state.batch.get("id", ["(cases without an id)"])
+        images = engine.state.output["image"]
+        culprits = [case for case, image in zip(cases, images, strict=False) if not torch.isfinite(image).all()]
+        where = f"at epoch {engine.state.epoch}, iteration {engine.state.iteration}"
+        if culprits:
+            reason = f"the loss is {loss.item()} {where}: these images are not finite"
+            remedy = "mend or remove these images (NaN or infinite pixels)"
+        else:
+            reason = f"the loss is {loss.item()} {where}; the images are finite, so the network's output is not"
+            remedy = "lower the learning rate, or continue from the last checkpoint with --resume true and a lower one"
+        raise InputError(reason, case=", ".join(culprits or cases), remedy=remedy)

@@ -1,0 +1,1 @@
+"""Measures as plain functions on numpy arrays, always called with (truth, prediction)."""

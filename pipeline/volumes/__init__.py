@@ -1,0 +1,1 @@
+"""Images, volumes and label maps on disk: strict reading, atomic writing. Knows numpy only."""

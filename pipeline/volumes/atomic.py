@@ -1,0 +1,82 @@
+"""Files that appear under their final name whole, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pipeline.errors import InputError
+
+FULL_BELOW = 64 * 1024  # bytes left on a disk that counts as full: some writers lose the system's error number
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a hidden path in the same folder, and move it to `path` once the block has ended without an error.
+
+    Until the move the earlier content of `path` stands untouched; a failure in the block removes the hidden file. It
+    ends as `path` does (``.nii.gz``), because writers choose their format by the suffix.
+
+    Args:
+        path: the final name; missing parent folders are made.
+    """
+    final = Path(path)
+    temporary = final.with_name(_hidden_name(final.name))
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, final)
+    except BaseException as error:
+        full = _is_disk_full(error, final.parent)  # asked before the hidden file gives its room back
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if full:
+            raise InputError(
+                "disk full", file=final, remedy="free space on this disk or choose another folder"
+            ) from error
+        raise
+    with suppress(OSError):  # some network file systems cannot sync a folder
+        _sync(final.parent)
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write `content` to `path` through `atomic_path`."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` as UTF-8 to `path` through `atomic_path`."""
+    atomic_write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], content: object) -> None:
+    """Write `content` as indented JSON to `path` through `atomic_path`; NaN and infinity, which JSON lacks, raise."""
+    atomic_write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _hidden_name(name: str) -> str:
+    # A name may have 255 bytes, so only the end of a long one is kept: 5 + 7 (pid) + 1 + 8 + 1 + 200 = 222 bytes.
+    end = os.fsencode(name)[-200:].decode(errors="ignore")
+    return f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{end}"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_disk_full(error: BaseException, folder: Path) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return isinstance(error, OSError | RuntimeError) and folder.is_dir() and shutil.disk_usage(folder).free < FULL_BELOW

@@ -1,0 +1,92 @@
+"""How the tests run a bundle: in this process, from a folder of their own."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from discs import UNET, small_training, write_discs
+from monai.bundle import ConfigWorkflow
+
+from pipeline.errors import find_input_error
+
+
+def pytest_configure():
+    # Two test processes on two cores: one thread each, or they wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def discs(tmp_path_factory) -> Path:
+    """A folder with images/, labels/ and discs.json; nobody writes to it."""
+    folder = tmp_path_factory.mktemp("discs")
+    write_discs(folder)
+    return folder
+
+
+@pytest.fixture
+def run_bundle(discs, tmp_path, monkeypatch):
+    """Return `run(run_id, *files, **overrides)`, which runs a bundle and returns its workflow.
+
+    Relative names in `files` are configs of bundles/unet. Training and evaluation are small unless overridden. What
+    MONAI wraps around a user's mistake is taken off.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+
+    def run(run_id, *files, **overrides):
+        paths = [str(file) if Path(file).is_absolute() else str(UNET / "configs" / file) for file in files]
+        defaults = small_training(discs) if Path(paths[0]).name == "train.json" else {}
+        if not Path(paths[0]).is_relative_to(UNET):
+            defaults = {}  # a run folder says all by itself
+        kind = "training" if run_id == "training" else "inference"
+        options = {**defaults, **overrides}
+        try:
+            workflow = ConfigWorkflow(paths, workflow_type=kind, run_id=run_id, logging_file=False, **options)
+            workflow.initialize()
+            workflow.run()
+            workflow.finalize()
+        except RuntimeError as error:
+            problem = find_input_error(error)
+            raise problem if problem is not None else error
+        return workflow
+
+    return run
+
+
+@pytest.fixture
+def only_run(tmp_path):
+    """Return a function that gives the one run folder below `runs`."""
+
+    def find(folder="runs"):
+        (found,) = (tmp_path / folder).iterdir()
+        return found
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def trained(discs, tmp_path_factory) -> Path:
+    """The folder of a finished small run, which nobody changes."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = {**small_training(discs), "output_dir": str(folder), "run_name": "discs", "epochs": 12, "learning_rate": 0.02}
+    options["tracking#uri"] = f"sqlite:///{folder}/mlflow.db"
+    file = str(UNET / "configs" / "train.json")
+    workflow = ConfigWorkflow(file, workflow_type="training", run_id="training", logging_file=False, **options)
+    workflow.initialize()
+    workflow.run()
+    return folder / "discs"
+
+
+@pytest.fixture
+def bundle_command():
+    """Return the user's own command line, to which arguments are added."""
+    return [sys.executable, "-m", "monai.bundle", "run"]

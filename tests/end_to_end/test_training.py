@@ -1,0 +1,271 @@
+"""What a training run leaves, and what a kill, a resume, a crash and a second start do to it."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+import yaml
+from discs import UNET, small_training
+from mlflow.tracking import MlflowClient
+
+from pipeline.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+
+
+def weights(run):
+    return torch.load(run / "models" / "model.pt", weights_only=True)
+
+
+def last(run):
+    return torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+
+
+def mlflow_run(tmp_path, run):
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    return client, client.get_run(json.loads((run / "run.json").read_text())["mlflow_run_id"])
+
+
+def same(first, second):
+    """Whether two nested states are equal to the last bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second or (isinstance(first, float) and math.isnan(first) and math.isnan(second))
+
+
+def without_times(state):
+    for row in state["trainer"]["history"]:
+        del row["time/epoch"]
+    return state
+
+
+def test_a_run_with_an_overlay_leaves_a_bundle_that_predicts(run_bundle, only_run, tmp_path, discs, monkeypatch):
+    overlay = {"network_def#upsample": "nearest", "network_def#norm": "instance"}
+    (tmp_path / "net_other.yaml").write_text(yaml.safe_dump(overlay))
+    run_bundle("training", "train.json", tmp_path / "net_other.yaml")
+    run = only_run()
+    files = {str(file.relative_to(run)) for file in run.rglob("*") if file.is_file()}
+    assert files >= {
+        "LICENSE",
+        "configs/train.json",
+        "configs/inference.json",
+        "configs/evaluate.json",
+        "configs/metadata.json",
+        "configs/logging.conf",
+        "configs/data_list.json",
+        "docs/README.md",
+        "models/model.pt",
+        "checkpoints/last.pt",
+        "evaluation/validation/cases.csv",
+        "evaluation/validation/scores.json",
+        "evaluation/validation/worst.png",
+        "evaluation/validation/curves.png",
+    }
+    assert [file.name for file in (run / "models").iterdir()] == ["model.pt"]
+    moved = run.rename(tmp_path / "moved elsewhere")
+    monkeypatch.chdir(discs)  # nothing of the repository is in reach
+    out = tmp_path / "out"
+    run_bundle("inference", moved / "configs" / "inference.json", input_dir=str(discs / "images"), output_dir=str(out), device="cpu")
+    assert {file.name for file in out.glob("*.tif")} == {file.name for file in (discs / "images").iterdir()}
+    described = json.loads((moved / "configs" / "inference.json").read_text())["network_def"]
+    assert (described["channels"], described["upsample"], described["norm"]) == ([4, 8], "nearest", "instance")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_equals_never_having_stopped_bit_for_bit(run_bundle, tmp_path, workers):
+    options = {"network_def#dropout": 0.3, "num_workers": workers, "val_interval": 2}
+    run_bundle("training", "train.json", epochs=4, run_name="whole", **options)
+    run_bundle("training", "train.json", epochs=4, run_name="parts", **options, **stop_after(2))
+    run_bundle("training", "train.json", epochs=4, run_name="parts", resume=True, **options)
+    whole, parts = tmp_path / "runs" / "whole", tmp_path / "runs" / "parts"
+    assert same(without_times(last(whole)), without_times(last(parts)))
+    assert same(weights(whole), weights(parts))
+    assert last(parts)["trainer"]["epoch"] == 4
+    _, tracked = mlflow_run(tmp_path, parts)
+    assert tracked.info.status == "FINISHED"
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    losses = client.get_metric_history(tracked.info.run_id, "train/loss")
+    assert sorted(metric.step for metric in losses) == [1, 2, 3, 4]
+
+
+def stop_after(epoch):
+    """Overrides that end a training in its course, as a kill between two epochs does: its schedule is that of the whole."""
+    return {"train#trainer#max_epochs": epoch}
+
+
+def test_resume_keeps_the_best_metric_and_its_weights(run_bundle, tmp_path):
+    run_bundle("training", "train.json", epochs=3, run_name="a")
+    run = tmp_path / "runs" / "a"
+    state, best = last(run), weights(run)
+    state["best"] = {"metric": 2.0, "epoch": 1}  # better than any epoch can be
+    torch.save(state, run / "checkpoints" / "last.pt")
+    run_bundle("training", "train.json", epochs=5, run_name="a", resume=True)
+    assert last(run)["best"] == {"metric": 2.0, "epoch": 1}
+    assert last(run)["trainer"]["epoch"] == 5
+    assert same(weights(run), best)
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys, torch
+real_save = torch.save
+def save(content, file, *rest):
+    real_save(content, file, *rest)
+    if "model.pt" in str(file) and "trainer" not in content and save.count == int(sys.argv[2]):
+        with open(file, "r+b") as stream:
+            stream.truncate(100)  # the kill comes when 100 bytes are on the disk
+        os.kill(os.getpid(), signal.SIGKILL)
+    save.count += "model.pt" in str(file)
+save.count = 0
+torch.save = save
+from pathlib import Path
+from pipeline.handlers.checkpoints import save_tensors
+for epoch in range(3):
+    save_tensors(Path(sys.argv[1]) / "model.pt", {"epoch": torch.tensor(epoch)})
+"""
+
+
+@pytest.mark.parametrize("save", [1, 2])
+def test_a_kill_while_the_best_model_is_saved_leaves_the_earlier_best(tmp_path, save):
+    process = subprocess.run([sys.executable, "-c", KILLED_WHILE_SAVING, str(tmp_path), str(save)], check=False)
+    assert process.returncode == -signal.SIGKILL
+    assert int(torch.load(tmp_path / "model.pt", weights_only=True)["epoch"]) == save - 1
+
+
+def test_a_loss_that_is_no_number_stops_training_and_names_the_cases(run_bundle, only_run, tmp_path):
+    with pytest.raises(InputError, match=r"case 'disc_\d, disc_\d'.*loss is nan at epoch 1, iteration 1.*Remedy") as caught:
+        run_bundle("training", "train.json", learning_rate=0.0, **{"loss#class_weight": [float("nan"), 1.0]})
+    assert "network's output is not" in str(caught.value)
+    run = only_run()
+    assert not (run / "models" / "model.pt").exists()
+    client, tracked = mlflow_run(tmp_path, run)
+    assert tracked.info.status == "FAILED"
+    assert "loss is nan" in tracked.data.tags["error"]
+
+
+def test_a_second_run_never_overwrites_an_earlier_one(run_bundle, tmp_path):
+    run_bundle("training", "train.json", epochs=1)
+    (first,) = (tmp_path / "runs").iterdir()
+    before = {file: file.read_bytes() for file in first.rglob("*") if file.is_file()}
+    run_bundle("training", "train.json", epochs=1)
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert {file: file.read_bytes() for file in before} == before
+    with pytest.raises(InputError, match="never overwritten"):
+        run_bundle("training", "train.json", epochs=1, run_name=first.name)
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_mlflow_remembers_the_run(run_bundle, only_run, tmp_path):
+    run_bundle("training", "train.json", epochs=2, seed=7, learning_rate=0.003)
+    client, tracked = mlflow_run(tmp_path, only_run())
+    assert tracked.info.status == "FINISHED"
+    assert tracked.info.run_name == only_run().name
+    params, tags, metrics = tracked.data.params, tracked.data.tags, tracked.data.metrics
+    assert params["epochs"] == "2"
+    assert params["learning_rate"] == "0.003"
+    assert params["network_def/channels"] == "[4, 8]"
+    assert params["augmentation/0/sigma"] == "10.0"
+    assert tags["bundle"] == "unet"
+    assert tags["seed"] == "7"
+    assert tags["device"] == "cpu"
+    assert len(tags["data_list.digest"]) == len(tags["model_digest"]) == 64
+    assert {"mlflow.source.git.commit", "git.dirty", "host", "bundle.version", "mlflow.user"} <= tags.keys()
+    assert {"train/loss", "train/learning_rate", "val/mean_dice", "val/dice/cell", "time/epoch", "best/mean_dice"} <= metrics.keys()
+    run_id = tracked.info.run_id
+    iterations = client.get_metric_history(run_id, "train/iteration_loss")
+    assert [metric.step for metric in iterations] == list(range(1, len(iterations) + 1))
+    artifacts = {file.path for folder in ("evaluation/validation", "bundle/configs", "bundle/models") for file in client.list_artifacts(run_id, folder)}
+    assert {
+        "evaluation/validation/curves.png",
+        "evaluation/validation/worst.png",
+        "evaluation/validation/best.png",
+        "evaluation/validation/cases.csv",
+        "bundle/configs/train.json",
+        "bundle/models/model.pt",
+    } <= artifacts
+    history = {metric.step: metric.value for metric in client.get_metric_history(run_id, "val/mean_dice")}
+    assert metrics["best/mean_dice"] == max(history.values())
+
+
+def test_the_model_in_mlflow_predicts_as_the_one_in_the_run(run_bundle, only_run, tmp_path):
+    import mlflow
+
+    workflow = run_bundle("training", "train.json", epochs=1)
+    client, tracked = mlflow_run(tmp_path, only_run())
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    (model,) = client.search_logged_models([tracked.info.experiment_id])
+    loaded = mlflow.pytorch.load_model(model.model_uri)
+    image = torch.randn(1, 1, 32, 32)
+    network = workflow.parser.get_parsed_content("network_def").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(image), network(image))
+
+
+def test_early_stopping(run_bundle, only_run):
+    # A network that learns nothing has its best epoch first.
+    run_bundle("training", "train.json", epochs=20, patience=3, learning_rate=0.0)
+    state = last(only_run())
+    assert state["best"]["epoch"] == 1
+    assert state["trainer"]["epoch"] == 4
+
+
+def test_validation_every_n_epochs(run_bundle, only_run):
+    run_bundle("training", "train.json", epochs=5, val_interval=2)
+    validated = [row["epoch"] for row in last(only_run())["trainer"]["history"] if "val/mean_dice" in row]
+    assert validated == [2, 4]
+
+
+def test_accumulated_gradients_equal_those_of_a_larger_batch(run_bundle, tmp_path):
+    # Without augmentation and with a norm per image, two halves of a batch give the gradient of the whole.
+    options = {"epochs": 1, "augmentation": [], "optimizer": sgd(), "val_interval": 1}
+    run_bundle("training", "train.json", run_name="large", batch_size=4, **options)
+    run_bundle("training", "train.json", run_name="halves", batch_size=2, accumulation_steps=2, **options)
+    for key, value in weights(tmp_path / "runs" / "large").items():
+        torch.testing.assert_close(weights(tmp_path / "runs" / "halves")[key], value, rtol=1e-4, atol=1e-5)
+
+
+def sgd():
+    return {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": 0.05}
+
+
+def test_the_schedule_lowers_the_rate_epoch_by_epoch(run_bundle, only_run):
+    run_bundle("training", "train.json", epochs=5, learning_rate=0.01)
+    rates = [row["train/learning_rate"] for row in last(only_run())["trainer"]["history"]]
+    # One epoch of warm-up at a tenth, then half a cosine from epoch 1 to 5: cos(0), cos(pi/4), cos(pi/2), cos(3 pi/4).
+    expected = [0.001, *(0.005 * (1 + math.cos(math.pi * step / 4)) for step in range(4))]
+    assert rates == pytest.approx(expected)
+
+
+TRAIN_UNTIL_TERMINATED = """
+import sys, json
+from monai.bundle import ConfigWorkflow
+workflow = ConfigWorkflow(sys.argv[1], workflow_type="train", run_id="training", logging_file=False, **json.loads(sys.argv[2]))
+workflow.initialize()
+workflow.run()
+"""
+
+
+def test_a_terminated_run_is_killed_in_mlflow_and_can_be_resumed(run_bundle, tmp_path, discs, only_run):
+    overrides = json.dumps({**small_training(discs), "epochs": 2000, "output_dir": str(tmp_path / "runs")})
+    script = textwrap.dedent(TRAIN_UNTIL_TERMINATED)
+    process = subprocess.Popen([sys.executable, "-c", script, str(UNET / "configs" / "train.json"), overrides], cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/*/checkpoints/last.pt")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    _, tracked = mlflow_run(tmp_path, only_run())
+    assert tracked.info.status == "KILLED"
+    done = last(only_run())["trainer"]["epoch"]
+    run_bundle("training", "train.json", epochs=done + 1, resume=True)
+    assert last(only_run())["trainer"]["epoch"] == done + 1
+    assert mlflow_run(tmp_path, only_run())[1].info.status == "FINISHED"
