@@ -83,7 +83,11 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
         items = iter(enumerate(node))
     if items is None:
         return {prefix: node}
-    return {path: leaf for key, child in items for path, leaf in flatten(child, f"{prefix}/{key}" if prefix else str(key)).items()}
+    return {
+        path: leaf
+        for key, child in items
+        for path, leaf in flatten(child, f"{prefix}/{key}" if prefix else str(key)).items()
+    }
 
 
 def _caller(kind: type) -> Any:
@@ -135,7 +139,10 @@ def _replaced_components(config: Any, own: Any, path: str = "") -> Iterator[Inpu
             reason = f"the mapping given for '{path}' would replace the component {own['_target_']}"
             yield InputError(reason, remedy=f"override its leaves ({leaves}), or name a _target_")
         elif not isinstance(config, Mapping) and config is not None and not is_expression:
-            yield InputError(f"'{path}' is a component ({own['_target_']}), not {config!r}", remedy=f"override its leaves, {path}#...")
+            yield InputError(
+                f"'{path}' is a component ({own['_target_']}), not {config!r}",
+                remedy=f"override its leaves, {path}#...",
+            )
     elif isinstance(own, int | float) and not isinstance(own, bool) and not is_expression:
         if not isinstance(config, int | float) and config is not None:
             yield InputError(f"'{path}' is a number, not {config!r}", remedy=f"give a number, such as {own}")
@@ -164,7 +171,9 @@ def _unknown_arguments_of(node: Mapping[str, Any], parser: ConfigParser, path: s
     name = ConfigComponent(config=node, id=path, locator=parser.locator).resolve_module_name()
     target = locate(name) if isinstance(name, str) else name
     if target is None:
-        yield InputError(f"'{path}': there is no component {node['_target_']}", remedy="check the spelling of its _target_")
+        yield InputError(
+            f"'{path}': there is no component {node['_target_']}", remedy="check the spelling of its _target_"
+        )
         return
     try:
         parameters = inspect.signature(target).parameters  # type: ignore[arg-type]
@@ -174,7 +183,9 @@ def _unknown_arguments_of(node: Mapping[str, Any], parser: ConfigParser, path: s
         return
     for key in node:
         if key not in parameters and not (key.startswith("_") and key.endswith("_")):
-            yield InputError(f"{node['_target_']} takes no argument '{path}#{key}'", remedy=_did_you_mean(key, parameters))
+            yield InputError(
+                f"{node['_target_']} takes no argument '{path}#{key}'", remedy=_did_you_mean(key, parameters)
+            )
 
 
 def _did_you_mean(key: str, known: Mapping[str, Any]) -> str:

@@ -40,7 +40,9 @@ def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         epilog="example: python -m pipeline predict runs/cells-20260101-120000 images/ predictions/ --probabilities",
     )
     verb.add_argument("bundle", help="a run's folder, or a bundle with trained weights")
-    verb.add_argument("input_dir", help="folder of images, searched recursively (PNG, TIFF, JPEG, NIfTI, MetaImage, NRRD)")
+    verb.add_argument(
+        "input_dir", help="folder of images, searched recursively (PNG, TIFF, JPEG, NIfTI, MetaImage, NRRD)"
+    )
     verb.add_argument("output_dir", help="where label maps go, under the inputs' names")
     verb.add_argument("--probabilities", action="store_true", help="also write <name>_prob, one channel per class")
     verb.add_argument("--device", help="cpu, cuda, cuda:1; a GPU if there is one")
@@ -72,11 +74,15 @@ def _add_datalist(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     folders.add_argument("--images", default="images", help="name of the folder of images (images)")
     folders.add_argument("--labels", default="labels", help="name of the folder of labels (labels)")
     kinds = ("classes", "instances")
-    folders.add_argument("--label-kind", choices=kinds, default="classes", help="does a label's value name a class or count an object")
+    folders.add_argument(
+        "--label-kind", choices=kinds, default="classes", help="does a label's value name a class or count an object"
+    )
     folders.add_argument("--classes", nargs="+", help="names of the values 0, 1, ... (read from the labels)")
     folders.add_argument("--folds", type=int, default=5, help="number of folds (5)")
     folders.add_argument("--seed", type=int, default=0, help="seed of the folds (0)")
-    folders.add_argument("--group", help="regular expression on the case id; what its first group matches is the patient or slide")
+    folders.add_argument(
+        "--group", help="regular expression on the case id; what its first group matches is the patient or slide"
+    )
     folders.set_defaults(call=_list_folders)
     embedded = layouts.add_parser("embedded", help="the data that the package makes itself")
     embedded.add_argument("name", choices=["cells", "organs"])

@@ -34,7 +34,9 @@ def curves(history: Sequence[Mapping[str, float]], metric: str = "val/mean_dice"
         epochs, values = zip(*scores, strict=True)
         best = int(np.argmax(values))
         right.plot(epochs, values, color=RIGHT)
-        right.plot(epochs[best], values[best], "o", color=MISSED, label=f"best {values[best]:.4f}, epoch {epochs[best]:g}")
+        right.plot(
+            epochs[best], values[best], "o", color=MISSED, label=f"best {values[best]:.4f}, epoch {epochs[best]:g}"
+        )
         right.legend(loc="lower right")
     right.set(xlabel="epoch", ylabel=metric.removeprefix("val/").replace("_", " "))
     for axes in (left, right):
@@ -85,7 +87,9 @@ def errors(image: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any]) -
     return picture
 
 
-def slice_of(image: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def slice_of(
+    image: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return what a page can show of a case: a 2D image as it is, of a volume the plane with most foreground.
 
     Args:

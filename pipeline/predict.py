@@ -106,9 +106,18 @@ class FolderPredictor:
             status, reason = "done", ""
         except Exception as error:
             status = "failed"
-            reason = str(error) if isinstance(error, InputError) else f"case '{record['id']}': {type(error).__name__}: {error}"
+            reason = (
+                str(error)
+                if isinstance(error, InputError)
+                else f"case '{record['id']}': {type(error).__name__}: {error}"
+            )
             logger.error(reason)
-        return {"case": record["id"], "status": status, "seconds": round(time.perf_counter() - start, 3), "reason": reason}
+        return {
+            "case": record["id"],
+            "status": status,
+            "seconds": round(time.perf_counter() - start, 3),
+            "reason": reason,
+        }
 
     @torch.inference_mode()
     def _predict(self, record: dict[str, str]) -> None:
@@ -134,7 +143,9 @@ def predict_with_bundle(bundle: str | Path, input_dir: str, output_dir: str, **o
     folder = Path(bundle)
     file = folder / "configs" / "inference.json"
     if not file.is_file():
-        raise InputError("this folder is no bundle", file=file, remedy="name a run's folder, or a bundle such as bundles/unet")
+        raise InputError(
+            "this folder is no bundle", file=file, remedy="name a run's folder, or a bundle such as bundles/unet"
+        )
     overrides |= {"bundle_root": str(folder), "input_dir": input_dir, "output_dir": output_dir}
     workflow = ConfigWorkflow(config_file=str(file), workflow_type="inference", run_id="inference", **overrides)
     try:

@@ -38,7 +38,9 @@ class RunFolder:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise InputError(f"the run '{folder}' is being trained by another process", remedy="wait for it, or stop it") from None
+            raise InputError(
+                f"the run '{folder}' is being trained by another process", remedy="wait for it, or stop it"
+            ) from None
         return folder
 
     @property

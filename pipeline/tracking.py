@@ -10,7 +10,8 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ class Tracking:
         self.experiment, self.system_metrics_every = experiment, system_metrics_every
         self.run_id: str | None = None
 
-    def start(self, name: str, tags: Mapping[str, str], run_id: str | None = None, params: Mapping[str, Any] | None = None) -> str | None:
+    def start(
+        self, name: str, tags: Mapping[str, str], run_id: str | None = None, params: Mapping[str, Any] | None = None
+    ) -> str | None:
         """Open a new run, or the run `run_id` again; return its id.
 
         A server that cannot be reached is no reason to lose a night of training: it is warned about, and nothing is
@@ -106,22 +109,19 @@ class Tracking:
         """
         if self.run_id is None:
             return
-        earlier = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(self.uri)  # MLflow keeps models through its global store only
         try:
-            Model.log(
-                artifact_path=None,
-                name="model",
-                flavor=mlflow.pytorch,
-                run_id=self.run_id,
-                pytorch_model=copy.deepcopy(network).cpu(),
-                input_example=np.repeat(example, 2, axis=0),  # a batch of one would be exported as always one
-                pip_requirements=[f"torch=={version('torch').split('+')[0]}", f"monai=={version('monai')}"],
-            )
+            with _as_global_store(self.uri):
+                Model.log(
+                    artifact_path=None,
+                    name="model",
+                    flavor=mlflow.pytorch,
+                    run_id=self.run_id,
+                    pytorch_model=copy.deepcopy(network).cpu(),
+                    input_example=np.repeat(example, 2, axis=0),  # a batch of one would be exported as always one
+                    pip_requirements=[f"torch=={version('torch').split('+')[0]}", f"monai=={version('monai')}"],
+                )
         except Exception as error:  # a network that cannot be exported is still there as the bundle's model.pt
             logger.warning("the network was not kept as an MLflow model: %s", str(error).splitlines()[0])
-        finally:
-            mlflow.set_tracking_uri(earlier)
 
     def tag(self, **tags: str) -> None:
         """Set tags."""
@@ -166,9 +166,24 @@ def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
         return client, found.experiment_id if found else client.create_experiment(experiment)
 
 
+@contextmanager
+def _as_global_store(uri: str) -> Iterator[None]:
+    """Let MLflow's global store be `uri` for a moment: models are kept through it only. It stands in the environment too."""
+    earlier = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        if earlier is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = earlier
+
+
 def end_abandoned_runs(client: MlflowClient, experiment_id: str) -> None:
     """Close runs that say RUNNING though their process on this machine is gone (a SIGKILL leaves no time to say so)."""
-    running = client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=SEARCH_MAX_RESULTS_THRESHOLD)
+    running = client.search_runs(
+        [experiment_id], "attributes.status = 'RUNNING'", max_results=SEARCH_MAX_RESULTS_THRESHOLD
+    )
     for run in running:
         if _is_abandoned(run):
             client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))

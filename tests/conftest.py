@@ -1,6 +1,7 @@
 """How the tests run a bundle: in this process, from a folder of their own."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from discs import UNET, small_training, write_discs
 from monai.bundle import ConfigWorkflow
 
 from pipeline.errors import find_input_error
+from pipeline.tracking import open_store
 
 
 def pytest_configure():
@@ -32,14 +34,23 @@ def discs(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """An MLflow store whose tables are made, which takes seconds: tests that are not about that copy it."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    open_store(f"sqlite:///{file}", "discs")
+    return file
+
+
 @pytest.fixture
-def run_bundle(discs, tmp_path, monkeypatch):
+def run_bundle(discs, empty_store, tmp_path, monkeypatch):
     """Return `run(run_id, *files, **overrides)`, which runs a bundle and returns its workflow.
 
     Relative names in `files` are configs of bundles/unet. Training and evaluation are small unless overridden. What
     MONAI wraps around a user's mistake is taken off.
     """
     monkeypatch.chdir(tmp_path)
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
 
     def run(run_id, *files, **overrides):
@@ -74,10 +85,17 @@ def only_run(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def trained(discs, tmp_path_factory) -> Path:
+def trained(discs, empty_store, tmp_path_factory) -> Path:
     """The folder of a finished small run, which nobody changes."""
     folder = tmp_path_factory.mktemp("trained")
-    options = {**small_training(discs), "output_dir": str(folder), "run_name": "discs", "epochs": 12, "learning_rate": 0.02}
+    options = {
+        **small_training(discs),
+        "output_dir": str(folder),
+        "run_name": "discs",
+        "epochs": 12,
+        "learning_rate": 0.02,
+    }
+    shutil.copyfile(empty_store, folder / "mlflow.db")
     options["tracking#uri"] = f"sqlite:///{folder}/mlflow.db"
     file = str(UNET / "configs" / "train.json")
     workflow = ConfigWorkflow(file, workflow_type="training", run_id="training", logging_file=False, **options)

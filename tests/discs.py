@@ -29,7 +29,9 @@ def write_discs(folder: Path, count: int = 8) -> Path:
             (folder / kind).mkdir(parents=True, exist_ok=True)
             tifffile.imwrite(folder / kind / f"disc_{number}.tif", array)
         place = {"split": "test"} if number >= count - 2 else {"fold": number % 2}
-        cases.append({"id": f"disc_{number}", "image": f"images/disc_{number}.tif", "label": f"labels/disc_{number}.tif"} | place)
+        cases.append(
+            {"id": f"disc_{number}", "image": f"images/disc_{number}.tif", "label": f"labels/disc_{number}.tif"} | place
+        )
     content = {
         "name": "discs",
         "description": "discs",

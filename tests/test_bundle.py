@@ -47,8 +47,14 @@ def start(configs, *overlays, **overrides):
     [
         ({"epocs": 5}, "unknown setting 'epocs'. Remedy: did you mean epochs?"),
         ({"train#intervall": 5}, "unknown setting 'train#intervall'. Remedy: did you mean interval?"),
-        ({"network_def#in_feature": 5}, "torch.nn.Linear takes no argument 'network_def#in_feature'. Remedy: did you mean in_features?"),
-        ({"network_def": {"in_features": 5}}, "would replace the component torch.nn.Linear. Remedy: override its leaves (network_def#in_features)"),
+        (
+            {"network_def#in_feature": 5},
+            "torch.nn.Linear takes no argument 'network_def#in_feature'. Remedy: did you mean in_features?",
+        ),
+        (
+            {"network_def": {"in_features": 5}},
+            "would replace the component torch.nn.Linear. Remedy: override its leaves (network_def#in_features)",
+        ),
         ({"network_def#_target_": "torch.nn.Liner"}, "there is no component torch.nn.Liner"),
         ({"network_def": 5}, "'network_def' is a component (torch.nn.Linear), not 5"),
         ({"epochs": "three"}, "'epochs' is a number, not 'three'"),
@@ -129,7 +135,13 @@ def test_flatten():
 
 
 def test_the_exported_bundle_predicts_with_the_network_that_was_trained(configs, tmp_path):
-    own = {"imports": ["$import glob"], "bundle_root": "bundles/x", "device": "cpu", "network_def": {"_target_": "a"}, "other": 1}
+    own = {
+        "imports": ["$import glob"],
+        "bundle_root": "bundles/x",
+        "device": "cpu",
+        "network_def": {"_target_": "a"},
+        "other": 1,
+    }
     (configs / "inference.json").write_text(json.dumps(own))
     (configs / "evaluate.json").write_text("{}")
     (tmp_path / "list.json").write_text("{}")

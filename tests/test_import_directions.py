@@ -47,7 +47,9 @@ def test_imports_point_in_the_allowed_direction(file):
 
 
 @pytest.mark.parametrize(
-    "file", [file for file in MODULES if file.relative_to(PACKAGE).parts[0] in WITHOUT_TORCH], ids=lambda file: file.stem
+    "file",
+    [file for file in MODULES if file.relative_to(PACKAGE).parts[0] in WITHOUT_TORCH],
+    ids=lambda file: file.stem,
 )
 def test_measures_data_lists_and_volumes_know_no_torch(file):
     assert not {name for name in imported_modules(file) if name.split(".")[0] in {"torch", "monai", "ignite", "mlflow"}}

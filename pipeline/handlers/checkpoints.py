@@ -78,7 +78,9 @@ class Checkpoints:
                 part.load_state_dict(state[name])
             except (RuntimeError, ValueError, KeyError) as error:
                 reason = f"the checkpoint's {name} does not fit this config: {str(error).splitlines()[0]}"
-                raise InputError(reason, file=file, remedy="resume with the config that the run was started with") from error
+                raise InputError(
+                    reason, file=file, remedy="resume with the config that the run was started with"
+                ) from error
         engine.state.epoch = state["trainer"]["epoch"]
         engine.state.iteration = engine.state.epoch * engine.state.epoch_length
         engine.state.history = state["trainer"]["history"]

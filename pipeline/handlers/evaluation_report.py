@@ -64,7 +64,9 @@ class EvaluationReport:
         files = [folder / "cases.csv", folder / "scores.json"]
         for name, pictures in self.extremes.items():
             if pictures:
-                figures.save(figures.cases(pictures, f"{self.split}: the {name} cases, by mean Dice"), folder / f"{name}.png")
+                figures.save(
+                    figures.cases(pictures, f"{self.split}: the {name} cases, by mean Dice"), folder / f"{name}.png"
+                )
                 files.append(folder / f"{name}.png")
         return files
 
@@ -79,7 +81,13 @@ class EvaluationReport:
                 continue
             image, truth, prediction = (np.asarray(output[key].cpu()) for key in ("image", "label", "pred"))
             image, truth, prediction = figures.slice_of(image, truth[0], prediction[0])
-            picture = {"case": row["case"], "score": row["mean_dice"], "image": image, "truth": truth, "prediction": prediction}
+            picture = {
+                "case": row["case"],
+                "score": row["mean_dice"],
+                "image": image,
+                "truth": truth,
+                "prediction": prediction,
+            }
             for name, sign in (("worst", 1), ("best", -1)):
                 self.extremes[name] = _ranked([*self.extremes[name], picture], sign)[: self.count]
 
@@ -87,7 +95,9 @@ class EvaluationReport:
         if self.engine.state.rank != 0:
             return
         files = self.write(folder)
-        logger.info("%s split, in %s\n%s", self.split, folder, score_table(summary(self.engine.state.metric_details["cases"])))
+        logger.info(
+            "%s split, in %s\n%s", self.split, folder, score_table(summary(self.engine.state.metric_details["cases"]))
+        )
         if self.tracking is None:
             return
         facts = read_facts(Path(self.bundle_root)) if self.bundle_root else {}
@@ -118,7 +128,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         found = {"cases": len(values), "not_applicable": len(rows) - len(values)}
         if len(values):
             found |= {"mean": values.mean(), "std": values.std(), "worst": values.min(), "best": values.max()}
-        scores[name] = {key: round(float(value), 6) if isinstance(value, float) else value for key, value in found.items()}
+        scores[name] = {
+            key: round(float(value), 6) if isinstance(value, float) else value for key, value in found.items()
+        }
     return {"cases": len(rows), "scores": scores}
 
 

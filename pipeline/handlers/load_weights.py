@@ -36,7 +36,9 @@ def load_weights(file: str | Path, network: nn.Module) -> nn.Module:
     """
     file = Path(file)
     if not file.is_file():
-        raise InputError("there are no trained weights", file=file, remedy="train first, and give --bundle_root the run's folder")
+        raise InputError(
+            "there are no trained weights", file=file, remedy="train first, and give --bundle_root the run's folder"
+        )
     try:
         network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:

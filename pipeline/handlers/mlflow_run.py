@@ -68,8 +68,12 @@ class MLflowRun:
         params = {key: value for key, value in flatten(self.config).items() if value is not None}
         known = read_facts(self.run.path) if self.run.resume else {}
         run_id = known.get("mlflow_run_id") if known.get("mlflow_uri") == self.tracking.uri else None
-        run_id = self.tracking.start(self.run.path.name, tags, run_id, {_key(key): value for key, value in params.items()})
-        self.run.remember(mlflow_run_id=run_id, mlflow_uri=self.tracking.uri, mlflow_experiment=self.tracking.experiment)
+        run_id = self.tracking.start(
+            self.run.path.name, tags, run_id, {_key(key): value for key, value in params.items()}
+        )
+        self.run.remember(
+            mlflow_run_id=run_id, mlflow_uri=self.tracking.uri, mlflow_experiment=self.tracking.experiment
+        )
 
     def _iteration(self, engine: Engine) -> None:
         values = {"train/iteration_loss": engine.state.output["loss"].item()}

@@ -80,7 +80,9 @@ class RunBundle:
         self._track(engine, [*files, folder / "curves.png"])
 
     def _network_sizes(self) -> dict[str, int]:
-        return {name: getattr(self.network, name) for name in ("in_channels", "out_channels") if hasattr(self.network, name)}
+        return {
+            name: getattr(self.network, name) for name in ("in_channels", "out_channels") if hasattr(self.network, name)
+        }
 
     def _write_metadata(self, sizes: Mapping[str, int]) -> None:
         """The bundle's metadata with the channels that this run's network has."""
@@ -97,12 +99,16 @@ class RunBundle:
         if not file.is_file():
             return
         parser = ConfigParser(ConfigParser.load_config_file(str(file)))
-        exported = load_weights(self.run.best_model, parser.get_parsed_content("network_def")).to(engine.state.device).eval()
+        exported = (
+            load_weights(self.run.best_model, parser.get_parsed_content("network_def")).to(engine.state.device).eval()
+        )
         patch = self._example(engine)
         with torch.no_grad():
             ours, theirs = self.network.eval()(patch), exported(patch)
         # Not to the last bit: the order of additions depends on how the weights lie in memory.
-        if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(ours.abs().max())):
+        if ours.shape != theirs.shape or not torch.allclose(
+            ours, theirs, rtol=1e-3, atol=1e-3 * float(ours.abs().max())
+        ):
             reason = "the network described by this file differs from the one that was trained"
             raise InputError(reason, file=file, remedy="name the network with the key `network_def` in both configs")
 
@@ -124,9 +130,23 @@ class RunBundle:
         best = best_of(self.evaluator)
         scores = json.loads((self.run.path / "evaluation" / "validation" / "scores.json").read_text())
         lines = [f"# {self.run.path.name}", "", str(self.metadata.get("description", "")), ""]
-        lines += [f"Trained for {engine.state.epoch} epochs; the weights are those of epoch {best.get('best/epoch', 0):g}, the best in validation.", ""]
+        lines += [
+            f"Trained for {engine.state.epoch} epochs; the weights are those of epoch {best.get('best/epoch', 0):g}, the best in validation.",
+            "",
+        ]
         lines += ["## Validation", "", score_table(scores), ""]
         lines += ["![the worst cases](../evaluation/validation/worst.png)"]
-        lines += ["", "The validation cases chose the epoch, so these figures flatter a little: the test split says more.", ""]
-        lines += ["## Use", "", "```", "python -m monai.bundle run inference --config_file configs/inference.json --input_dir IN --output_dir OUT", "```", ""]
+        lines += [
+            "",
+            "The validation cases chose the epoch, so these figures flatter a little: the test split says more.",
+            "",
+        ]
+        lines += [
+            "## Use",
+            "",
+            "```",
+            "python -m monai.bundle run inference --config_file configs/inference.json --input_dir IN --output_dir OUT",
+            "```",
+            "",
+        ]
         return "\n".join(lines)

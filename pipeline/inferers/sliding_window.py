@@ -32,6 +32,7 @@ class SlidingWindow(SlidingWindowInferer):
         windows = ensure_tuple_rep(self.roi_size, len(image_size))
         fitted = copy.copy(self)
         fitted.roi_size = [
-            min(window, size) if window and window > 0 else size for window, size in zip(windows, image_size, strict=True)
+            min(window, size) if window and window > 0 else size
+            for window, size in zip(windows, image_size, strict=True)
         ]
         return super(SlidingWindow, fitted).__call__(inputs, network, *args, **kwargs)

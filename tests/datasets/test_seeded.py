@@ -16,7 +16,11 @@ def samples(workers: int, epoch: int, seed: int = 3) -> list[tuple[str, float]]:
     sampler = SeededSampler(dataset, seed=seed, repeats=2)
     sampler.set_epoch(epoch)
     loader = DataLoader(dataset, batch_size=3, sampler=sampler, num_workers=workers)
-    return [(case, float(value)) for batch in loader for case, value in zip(batch["id"], batch["image"][:, 0, 0], strict=True)]
+    return [
+        (case, float(value))
+        for batch in loader
+        for case, value in zip(batch["id"], batch["image"][:, 0, 0], strict=True)
+    ]
 
 
 def test_the_number_of_workers_changes_nothing():

@@ -43,7 +43,9 @@ def test_against_scikit_learn_on_random_labels():
     truth, prediction = random.integers(4, size=(2, 20, 30))
     expected = f1_score(truth.ravel(), prediction.ravel(), average=None)
     np.testing.assert_allclose(dice(truth, prediction, 4), expected)
-    np.testing.assert_allclose(iou(truth, prediction, 4), jaccard_score(truth.ravel(), prediction.ravel(), average=None))
+    np.testing.assert_allclose(
+        iou(truth, prediction, 4), jaccard_score(truth.ravel(), prediction.ravel(), average=None)
+    )
 
 
 def test_counts_and_sizes():
