@@ -1,4 +1,4 @@
-"""What MONAI's bundle runner lacks: overrides that are checked, errors that are read, and a bundle as a run's result."""
+"""What MONAI's bundle runner lacks: checked overrides, errors that are read, and a bundle as a run's result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,7 +21,7 @@ from pipeline.errors import InputError, find_input_error, raise_all
 from pipeline.volumes.atomic import atomic_write_text
 
 REFERENCE = re.compile(r"[@%](?:::|#)?(\w+)")
-# What inference.json keeps as its own when a run's bundle is written; all else that both files hold comes from training.
+# What inference.json keeps as its own when a run's bundle is written; what else both files hold comes from training.
 OWN_OF_INFERENCE = {"bundle_root", "dataset_dir", "output_dir", "device", "initialize", "run", "checkpoint"}
 OWN_OF_INFERENCE |= {"dataset", "dataloader", "evaluator", "imports"}
 # A run folder finds itself, so that it can be moved, zipped and run from anywhere.
@@ -31,9 +31,9 @@ MOVABLE_ROOT = "$bundle.root()"
 def check(*files: str) -> None:
     """Refuse overrides that would be ignored: the first line of every config's `initialize`.
 
-    MONAI takes any key on the command line or in an overlay, also one that nothing reads. A key is known when the bundle's
-    own `files` (names inside its `configs` folder) hold it, when something refers to it, or when the component that it is
-    an argument of accepts it. All unknown keys are reported together, each with the nearest known one.
+    MONAI takes any key on the command line or in an overlay, also one that nothing reads. A key is known when the
+    bundle's own `files` (names inside its `configs` folder) hold it, when something refers to it, or when the component
+    that it is an argument of accepts it. All unknown keys are reported together, each with the nearest known one.
 
     Args:
         files: the bundle's own config files that this run is made of, such as "train.json", "evaluate.json".
@@ -51,7 +51,7 @@ def check(*files: str) -> None:
 
 
 def config() -> dict[str, Any]:
-    """Return the config that is running, overlays and overrides merged, as it stands in the files (`@` and `$` unresolved)."""
+    """Return the running config, overlays and overrides merged, as it stands in the files (`@` and `$` unresolved)."""
     parser = _caller(ConfigParser)
     assert parser is not None, "bundle.config is called from a config"
     return settings(parser)
@@ -64,7 +64,7 @@ def configs_folder() -> Path | None:
 
 
 def root() -> str:
-    """Return the bundle that the running config belongs to: the folder above its `configs`, else the working directory."""
+    """Return the bundle that the running config belongs to: the folder above its `configs`, else the working one."""
     folder = configs_folder()
     return "." if folder is None else str(folder.parent)
 
@@ -93,8 +93,8 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 def _caller(kind: type) -> Any:
     """Return the nearest object of a kind whose method is running now.
 
-    MONAI hands a `$` expression neither its parser nor its workflow, and both are needed to see what was overridden: they
-    are found where they stand, as `self` further down the stack.
+    MONAI hands a `$` expression neither its parser nor its workflow, and both are needed to see what was overridden:
+    they are found where they stand, as `self` further down the stack.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -131,7 +131,7 @@ def _unknown_keys(config: Mapping[str, Any], own: Mapping[str, Any], path: str =
 
 
 def _replaced_components(config: Any, own: Any, path: str = "") -> Iterator[InputError]:
-    """Yield settings whose kind changed so that the run could not mean it: a component that became a bare mapping or number."""
+    """Yield settings whose kind changed so that no run could mean it: a component that became a mapping or number."""
     is_expression = isinstance(config, str) and config[:1] in "$@%"
     if isinstance(own, Mapping) and "_target_" in own:
         if isinstance(config, Mapping) and "_target_" not in config:
@@ -158,7 +158,7 @@ def _unknown_arguments(node: Any, parser: ConfigParser, path: str = "") -> Itera
     if isinstance(node, Mapping):
         if ConfigComponent.is_instantiable(node):
             yield from _unknown_arguments_of(node, parser, path)
-        children = node.items()
+        children: Iterable[tuple[Any, Any]] = node.items()
     elif isinstance(node, list):
         children = enumerate(node)
     else:
@@ -239,7 +239,7 @@ def export(folder: Path, config: Mapping[str, Any], source: Path, data_list: Pat
 
 
 def inference_config(train: Mapping[str, Any], inference_file: Path) -> dict[str, Any]:
-    """Return the inference config of a run: the bundle's own, with everything that both files hold as training had it."""
+    """Return the inference config of a run: the bundle's own, with all that both files hold as training had it."""
     own = ConfigParser.load_config_file(str(inference_file))
     shared = {key: deepcopy(train[key]) for key in own if key in train and key not in OWN_OF_INFERENCE}
     imports = [*own["imports"], *(line for line in train["imports"] if line not in own["imports"])]

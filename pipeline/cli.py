@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline",
-        description="U-Net segmentation with MONAI bundles. Training and evaluation are run by `python -m monai.bundle run`.",
+        description="U-Net segmentation with MONAI bundles. `python -m monai.bundle run` trains and evaluates them.",
         epilog="example: python -m pipeline predict runs/my-run images/ predictions/",
     )
     parser.add_argument("--version", action="version", version=__version__)

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.volumes.atomic import atomic_path
 
+Array = NDArray[Any]
+
 # Told apart by readers with any colour vision (Okabe and Ito): blue right, orange missed, magenta invented.
 RIGHT, MISSED, INVENTED = (0.0, 0.45, 0.70), (0.90, 0.62, 0.0), (0.80, 0.0, 0.47)
 
@@ -49,7 +51,7 @@ def cases(pictures: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """Draw a row per case: image, truth, prediction, and where the two differ.
 
     Args:
-        pictures: for each case `case`, `score`, `image` (H, W) or (H, W, 3), `truth` and `prediction` (H, W) class indices.
+        pictures: for each case `case`, `score`, `image` (H, W) or (H, W, 3), `truth` and `prediction` (H, W).
         title: what the rows have in common.
     """
     figure = Figure(figsize=(11, 2.9 * len(pictures) + 0.4), layout="constrained")
@@ -72,8 +74,8 @@ def cases(pictures: Sequence[Mapping[str, Any]], title: str) -> Figure:
     return figure
 
 
-def errors(image: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the image in grey with found, missed and invented (or mistaken) foreground in colour, (H, W, 3) in 0..1."""
+def errors(image: Array, truth: Array, prediction: Array) -> NDArray[np.float64]:
+    """Return the image in grey with found, missed and invented (or mistaken) foreground in colour, (H, W, 3) 0..1."""
     grey = image.mean(axis=-1) if image.ndim == 3 else image
     low, high = np.percentile(grey, [1, 99])
     grey = np.clip((grey - low) / max(high - low, 1e-9), 0, 1)
@@ -87,9 +89,7 @@ def errors(image: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any]) -
     return picture
 
 
-def slice_of(
-    image: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def slice_of(image: Array, truth: Array, prediction: Array) -> tuple[Array, Array, Array]:
     """Return what a page can show of a case: a 2D image as it is, of a volume the plane with most foreground.
 
     Args:

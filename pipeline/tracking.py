@@ -61,10 +61,10 @@ class Tracking:
         tracked. A store that answers and refuses raises.
         """
         try:
-            self.client, experiment_id = open_store(self.uri, self.experiment)
-            end_abandoned_runs(self.client, experiment_id)
+            self.client, self._experiment_id = open_store(self.uri, self.experiment)
+            end_abandoned_runs(self.client, self._experiment_id)
             tags = {**tags, **_this_process()}
-            self.run_id = run_id or self.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+            self.run_id = run_id or self.client.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id
         except MlflowException as error:
             if not self.uri.startswith("http"):
                 raise
@@ -76,12 +76,13 @@ class Tracking:
             self.tag(**tags)
         else:
             self._log_params(params or {})
-        self._feeder = _Feeder(lambda metrics: self.client.log_batch(self.run_id, metrics=metrics))
+        opened = self.run_id
+        self._feeder = _Feeder(lambda metrics: self.client.log_batch(opened, metrics=metrics))
         self._monitor = self._watch_system(resumed=bool(run_id))
-        return self.run_id
+        return opened
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Hand metrics over to the feeding thread; a step that a resumed run logged before its kill is not logged twice."""
+        """Hand metrics over to the feeding thread; what a resumed run logged before its kill is not logged twice."""
         if self.run_id is None:
             return
         now = int(time.time() * 1000)
@@ -110,10 +111,11 @@ class Tracking:
         if self.run_id is None:
             return
         try:
+            entry = self.client.create_logged_model(self._experiment_id, "model", source_run_id=self.run_id)
             with _as_global_store(self.uri):
                 Model.log(
                     artifact_path=None,
-                    name="model",
+                    model_id=entry.model_id,
                     flavor=mlflow.pytorch,
                     run_id=self.run_id,
                     pytorch_model=copy.deepcopy(network).cpu(),
@@ -140,6 +142,7 @@ class Tracking:
         self.client.set_terminated(run_id, status)
 
     def _log_params(self, params: Mapping[str, Any]) -> None:
+        assert self.run_id is not None
         entries = [Param(key, str(value)[:LONGEST_VALUE]) for key, value in params.items()]
         for start in range(0, len(entries), BATCH[1]):
             self.client.log_batch(self.run_id, params=entries[start : start + BATCH[1]])
@@ -157,8 +160,8 @@ class Tracking:
 def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     """Return a client and the experiment's id, both made if they are not there yet.
 
-    Two processes that meet a new SQLite file at once would both create its tables, and one would fail: on one machine they
-    go one after the other.
+    Two processes that meet a new SQLite file at once would both create its tables, and one would fail: on one machine
+    they go one after the other.
     """
     with FileLock(Path(tempfile.gettempdir()) / f"unet-pipeline-mlflow-{os.getuid()}.lock"):
         client = MlflowClient(tracking_uri=uri)
@@ -168,7 +171,7 @@ def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
 
 @contextmanager
 def _as_global_store(uri: str) -> Iterator[None]:
-    """Let MLflow's global store be `uri` for a moment: models are kept through it only. It stands in the environment too."""
+    """Let MLflow's global store, which also stands in the environment, be `uri`: models are kept through it only."""
     earlier = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     try:

@@ -66,8 +66,7 @@ def run_bundle(discs, empty_store, tmp_path, monkeypatch):
             workflow.run()
             workflow.finalize()
         except RuntimeError as error:
-            problem = find_input_error(error)
-            raise problem if problem is not None else error
+            raise (find_input_error(error) or error) from None
         return workflow
 
     return run

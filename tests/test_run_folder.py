@@ -51,7 +51,7 @@ def test_resume_takes_the_newest_checkpoint_or_the_named_run(tmp_path):
 
 
 def test_resume_without_a_checkpoint_is_an_error(tmp_path):
-    RunFolder(tmp_path, "started_only").path
+    assert RunFolder(tmp_path, "started_only").path.is_dir()
     with pytest.raises(InputError, match="nothing to resume"):
         _ = RunFolder(tmp_path, resume=True).path
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch.distributed as dist
-from ignite.engine import Engine
 from ignite.metrics import Metric
+from monai.engines.workflow import Workflow
 
 from pipeline.metrics.overlap import dice, iou
 
@@ -42,7 +42,7 @@ class CaseScores(Metric):
             row |= {f"{name}/{label}": float(score) for label, score in zip(self.class_names[1:], scores, strict=True)}
         self.rows.append(row)
 
-    def iteration_completed(self, engine: Engine) -> None:
+    def iteration_completed(self, engine: Workflow) -> None:  # type: ignore[override]
         """Score the batch that the engine has just predicted."""
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             self.update((batch["id"], output["label"].cpu(), output["pred"].cpu()))
@@ -51,7 +51,7 @@ class CaseScores(Metric):
         """Return the key metric of what was seen so far."""
         return _mean([row["mean_dice"] for row in self.rows])
 
-    def completed(self, engine: Engine, name: str) -> None:
+    def completed(self, engine: Workflow, name: str) -> None:  # type: ignore[override]
         """Give the engine the means, and the rows of all ranks."""
         self.rows = sorted(_of_all_ranks(self.rows), key=lambda row: row["case"])
         engine.state.metric_details["cases"] = self.rows

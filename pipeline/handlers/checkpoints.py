@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -39,22 +40,22 @@ class Checkpoints:
         run: RunFolder,
         network: nn.Module,
         optimizer: Optimizer,
-        evaluator: Engine,
+        evaluator: Workflow,
         scheduler: LRScheduler | None = None,
     ) -> None:
         self.run, self.network, self.evaluator = run, network, evaluator
         self.parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Listen to a trainer. Stands after all that changes state at the end of an epoch."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
 
-    def _start(self, engine: Engine) -> None:
+    def _start(self, engine: Workflow) -> None:
         if self.run.resume:
             self._restore(engine)
 
-    def _save(self, engine: Engine) -> None:
+    def _save(self, engine: Workflow) -> None:
         best = self.evaluator.state
         is_best = validated(engine, self.evaluator) and best.best_metric_epoch == engine.state.epoch
         if engine.state.rank != 0:
@@ -66,7 +67,7 @@ class Checkpoints:
         state["best"] = {"metric": float(best.best_metric), "epoch": int(best.best_metric_epoch)}
         save_tensors(self.run.last_checkpoint, state)
 
-    def _restore(self, engine: Engine) -> None:
+    def _restore(self, engine: Workflow) -> None:
         file = self.run.last_checkpoint
         state = torch.load(file, map_location=engine.state.device, weights_only=True)
         for name, part in self._all_parts(engine).items():
@@ -87,7 +88,7 @@ class Checkpoints:
         self.evaluator.state.best_metric = state["best"]["metric"]
         self.evaluator.state.best_metric_epoch = state["best"]["epoch"]
 
-    def _all_parts(self, engine: Engine) -> dict[str, Any]:
+    def _all_parts(self, engine: Workflow) -> dict[str, Any]:
         return {**self.parts, "scaler": engine.scaler}
 
 
@@ -97,7 +98,7 @@ def save_tensors(file: Any, content: Any) -> None:
         torch.save(content, temporary)
 
 
-def best_of(evaluator: Engine) -> dict[str, float]:
+def best_of(evaluator: Workflow) -> dict[str, float]:
     """Return the best metric so far and its epoch, as the tracking store names them; nothing before the first one."""
     if evaluator.state.best_metric_epoch < 0 or math.isnan(evaluator.state.best_metric):
         return {}

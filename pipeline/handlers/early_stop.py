@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 
 from pipeline.handlers.history import validated
 
@@ -21,14 +22,14 @@ class EarlyStop:
         patience: epochs without a new best; None never stops.
     """
 
-    def __init__(self, evaluator: Engine, patience: int | None = None) -> None:
+    def __init__(self, evaluator: Workflow, patience: int | None = None) -> None:
         self.evaluator, self.patience = evaluator, patience
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Listen to a trainer. Stands after the ValidationHandler in the list."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._check)
 
-    def _check(self, engine: Engine) -> None:
+    def _check(self, engine: Workflow) -> None:
         best = self.evaluator.state.best_metric_epoch
         if self.patience is None or best < 0 or not validated(engine, self.evaluator):
             return

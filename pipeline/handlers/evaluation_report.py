@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 
 from pipeline import figures, provenance
 from pipeline.handlers.case_scores import CaseScores
@@ -48,7 +49,7 @@ class EvaluationReport:
         self.folder, self.tracking, self.bundle_root = folder, tracking, bundle_root
         self.extremes: dict[str, list[dict[str, Any]]] = {}
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Listen to an evaluator whose key metric is CaseScores."""
         self.engine = engine
         engine.add_event_handler(Events.STARTED, self._start)
@@ -73,7 +74,7 @@ class EvaluationReport:
     def _start(self) -> None:
         self.extremes = {"worst": [], "best": []}
 
-    def _look(self, engine: Engine) -> None:
+    def _look(self, engine: Workflow) -> None:
         """Keep the pictures of the extreme cases only, so that memory does not grow with the number of cases."""
         rows = self.scores.rows[-len(engine.state.batch) :]
         for row, output in zip(rows, engine.state.output, strict=True):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 
 
 class IterationSeed:
@@ -18,9 +19,9 @@ class IterationSeed:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Listen to a trainer."""
         engine.add_event_handler(Events.ITERATION_STARTED, self._seed)
 
-    def _seed(self, engine: Engine) -> None:
+    def _seed(self, engine: Workflow) -> None:
         torch.manual_seed(self.seed * 2**32 + engine.state.iteration)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 from torch import nn
 
 from pipeline.errors import InputError
@@ -22,7 +23,7 @@ class LoadWeights:
     def __init__(self, file: str | Path, network: nn.Module) -> None:
         self.file, self.network = Path(file), network
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Listen to an evaluator."""
         engine.add_event_handler(Events.STARTED, lambda: load_weights(self.file, self.network))
 

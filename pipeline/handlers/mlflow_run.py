@@ -10,7 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 
 from pipeline import provenance
 from pipeline.bundle import flatten
@@ -40,14 +41,14 @@ class MLflowRun:
         tracking: Tracking,
         run: RunFolder,
         config: Mapping[str, Any],
-        evaluator: Engine,
+        evaluator: Workflow,
         data_list: str | Path | None = None,
         tags: Mapping[str, Any] | None = None,
     ) -> None:
         self.tracking, self.run, self.config, self.evaluator = tracking, run, config, evaluator
         self.data_list, self.tags = data_list, dict(tags or {})
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Listen to a trainer. Stands last but for the progress bar, so that what others add is in before the end."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
@@ -55,7 +56,7 @@ class MLflowRun:
         engine.add_event_handler(Events.COMPLETED, self._complete)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._crash)
 
-    def _start(self, engine: Engine) -> None:
+    def _start(self, engine: Workflow) -> None:
         if engine.state.rank != 0:
             return
         self._terminated = False
@@ -75,19 +76,19 @@ class MLflowRun:
             mlflow_run_id=run_id, mlflow_uri=self.tracking.uri, mlflow_experiment=self.tracking.experiment
         )
 
-    def _iteration(self, engine: Engine) -> None:
+    def _iteration(self, engine: Workflow) -> None:
         values = {"train/iteration_loss": engine.state.output["loss"].item()}
         self.tracking.metrics(values, engine.state.iteration)
 
-    def _epoch(self, engine: Engine) -> None:
+    def _epoch(self, engine: Workflow) -> None:
         row = engine.state.history[-1]
         self.tracking.metrics({key: value for key, value in row.items() if key != "epoch"}, row["epoch"])
 
-    def _complete(self, engine: Engine) -> None:
+    def _complete(self, engine: Workflow) -> None:
         self.tracking.metrics(best_of(self.evaluator), engine.state.epoch)
         self._end("FINISHED")
 
-    def _crash(self, engine: Engine, error: BaseException) -> None:
+    def _crash(self, engine: Workflow, error: BaseException) -> None:
         # Engines swallow what an EXCEPTION_RAISED handler does not raise again.
         killed = self.__dict__.get("_terminated") or isinstance(error, KeyboardInterrupt)
         self.tracking.tag(error=f"{type(error).__name__}: {error}"[:5000])

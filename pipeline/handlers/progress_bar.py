@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines.workflow import Workflow
 from tqdm import tqdm
 
 
@@ -19,14 +20,14 @@ class ProgressBar:
     def __init__(self, description: str = "train", metric: str = "val/mean_dice") -> None:
         self.description, self.metric = description, metric
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Listen to a trainer or an evaluator; the latter has no history to show."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         engine.add_event_handler(Events.COMPLETED, self._close)
 
-    def _start(self, engine: Engine) -> None:
+    def _start(self, engine: Workflow) -> None:
         total = engine.state.max_epochs * engine.state.epoch_length
         done = engine.state.epoch * engine.state.epoch_length
         self.bar = tqdm(
@@ -38,10 +39,10 @@ class ProgressBar:
             disable=engine.state.rank != 0,
         )
 
-    def _advance(self, engine: Engine) -> None:
+    def _advance(self, engine: Workflow) -> None:
         self.bar.update()
 
-    def _epoch(self, engine: Engine) -> None:
+    def _epoch(self, engine: Workflow) -> None:
         history = getattr(engine.state, "history", [])
         if not history:
             return
@@ -51,5 +52,5 @@ class ProgressBar:
             shown |= {self.metric: f"{scores[-1]:.4f}", "best": f"{max(scores):.4f}"}
         self.bar.set_postfix(shown, refresh=False)
 
-    def _close(self, engine: Engine) -> None:
+    def _close(self, engine: Workflow) -> None:
         self.bar.close()

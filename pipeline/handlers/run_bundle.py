@@ -1,4 +1,4 @@
-"""A training run as a bundle: configs at the start, at the end scores, pictures, a model card, and a proof that it runs."""
+"""A training run as a bundle: configs at the start; at the end scores, pictures, a card, and a proof that it runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from monai.bundle import ConfigParser
+from monai.engines.evaluator import Evaluator
+from monai.engines.workflow import Workflow
 from torch import nn
 
 from pipeline import bundle, figures, provenance
@@ -47,7 +49,7 @@ class RunBundle:
         configs: Path,
         metadata: Mapping[str, Any],
         network: nn.Module,
-        evaluator: Engine,
+        evaluator: Evaluator,
         report: EvaluationReport,
         tracking: Tracking,
         data_list: str | Path | None = None,
@@ -56,18 +58,18 @@ class RunBundle:
         self.network, self.evaluator, self.report, self.tracking = network, evaluator, report, tracking
         self.data_list = None if data_list is None else Path(data_list)
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Listen to a trainer. Stands after Checkpoints and before MLflowRun in the list."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.COMPLETED, self._complete)
 
-    def _start(self, engine: Engine) -> None:
+    def _start(self, engine: Workflow) -> None:
         if engine.state.rank != 0:
             return
         bundle.export(self.run.path, self.config, self.configs, self.data_list)
         self._write_metadata(self._network_sizes())
 
-    def _complete(self, engine: Engine) -> None:
+    def _complete(self, engine: Workflow) -> None:
         load_weights(self.run.best_model, self.network)
         self.evaluator.run(max(engine.state.epoch, 1))
         if engine.state.rank != 0:
@@ -93,7 +95,7 @@ class RunBundle:
                 entry["num_channels"] = sizes.get(name, entry.get("num_channels"))
         bundle.write_config(self.run.path / "configs" / "metadata.json", metadata)
 
-    def _verify(self, engine: Engine) -> None:
+    def _verify(self, engine: Workflow) -> None:
         """Build the network of the exported inference.json, and compare it with the one that was trained."""
         file = self.run.path / "configs" / "inference.json"
         if not file.is_file():
@@ -112,12 +114,12 @@ class RunBundle:
             reason = "the network described by this file differs from the one that was trained"
             raise InputError(reason, file=file, remedy="name the network with the key `network_def` in both configs")
 
-    def _example(self, engine: Engine) -> torch.Tensor:
+    def _example(self, engine: Workflow) -> torch.Tensor:
         """Return one input of the last training batch, as a plain tensor."""
         image = engine.state.output["image"] if engine.state.output else self.evaluator.state.output[0]["image"][None]
         return torch.as_tensor(image[:1]).to(engine.state.device).as_subclass(torch.Tensor)
 
-    def _track(self, engine: Engine, files: Sequence[Path]) -> None:
+    def _track(self, engine: Workflow, files: Sequence[Path]) -> None:
         for file in files:
             self.tracking.artifact(file, "evaluation/validation")
         for folder in ("configs", "docs", "models"):
@@ -125,13 +127,13 @@ class RunBundle:
         self.tracking.tag(model_digest=provenance.digest(self.run.best_model))
         self.tracking.model(self.network.eval(), self._example(engine).cpu().numpy())
 
-    def _card(self, engine: Engine) -> str:
+    def _card(self, engine: Workflow) -> str:
         """Return the model card: what ran, what it came to, how to use it."""
         best = best_of(self.evaluator)
         scores = json.loads((self.run.path / "evaluation" / "validation" / "scores.json").read_text())
         lines = [f"# {self.run.path.name}", "", str(self.metadata.get("description", "")), ""]
         lines += [
-            f"Trained for {engine.state.epoch} epochs; the weights are those of epoch {best.get('best/epoch', 0):g}, the best in validation.",
+            f"Trained for {engine.state.epoch} epochs; the weights are those of epoch {best.get('best/epoch', 0):g}.",
             "",
         ]
         lines += ["## Validation", "", score_table(scores), ""]

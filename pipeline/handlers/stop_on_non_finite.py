@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
+from monai.engines.workflow import Workflow
 
 from pipeline.errors import InputError
 
@@ -12,11 +12,11 @@ from pipeline.errors import InputError
 class StopOnNonFinite:
     """Stop before a non-finite loss reaches the weights, and name the cases it came from."""
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Listen to a trainer: between the loss and its gradient."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._check)
 
-    def _check(self, engine: Engine) -> None:
+    def _check(self, engine: Workflow) -> None:
         loss = engine.state.output["loss"]
         if torch.isfinite(loss).all():
             return

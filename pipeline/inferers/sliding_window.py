@@ -14,7 +14,7 @@ from monai.utils import ensure_tuple_rep
 class SlidingWindow(SlidingWindowInferer):
     """A SlidingWindowInferer whose window shrinks to an image that is smaller.
 
-    MONAI pads such an image up to the window, with computed nonsense or, by reflection beyond the image's own width, with an
+    MONAI pads such an image up to the window: with made-up values or, by a reflection wider than the image, with an
     error. `pipeline.networks.unet.UNet` takes any size, so nothing has to be made up.
 
     Args:

@@ -107,7 +107,7 @@ def test_resuming_equals_never_having_stopped_bit_for_bit(run_bundle, tmp_path, 
 
 
 def stop_after(epoch):
-    """Overrides that end a training in its course, as a kill between two epochs does: its schedule is that of the whole."""
+    """Overrides that end a training in its course, as a kill between two epochs does."""
     return {"train#trainer#max_epochs": epoch}
 
 
@@ -157,7 +157,7 @@ def test_a_loss_that_is_no_number_stops_training_and_names_the_cases(run_bundle,
     assert "network's output is not" in str(caught.value)
     run = only_run()
     assert not (run / "models" / "model.pt").exists()
-    client, tracked = mlflow_run(tmp_path, run)
+    _, tracked = mlflow_run(tmp_path, run)
     assert tracked.info.status == "FAILED"
     assert "loss is nan" in tracked.data.tags["error"]
 
@@ -269,7 +269,8 @@ def test_the_schedule_lowers_the_rate_epoch_by_epoch(run_bundle, only_run):
 TRAIN_UNTIL_TERMINATED = """
 import sys, json
 from monai.bundle import ConfigWorkflow
-workflow = ConfigWorkflow(sys.argv[1], workflow_type="train", run_id="training", logging_file=False, **json.loads(sys.argv[2]))
+options = json.loads(sys.argv[2])
+workflow = ConfigWorkflow(sys.argv[1], workflow_type="train", run_id="training", logging_file=False, **options)
 workflow.initialize()
 workflow.run()
 """
