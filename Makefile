@@ -1,7 +1,7 @@
 # make demo: train, evaluate, predict from nothing.   make test: the whole test suite.   Both set up .venv first.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = .venv/bin
-RUN = runs/demo
+RUN := demo-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: demo test check bench ui clean
 .DELETE_ON_ERROR:
@@ -12,12 +12,17 @@ RUN = runs/demo
 	@touch $@
 
 demo: .venv/.installed
-	@rm -rf $(RUN) predictions/demo
-	$(BIN)/python -m monai.bundle run training --config_file bundles/unet/configs/train.json --run_name demo
-	$(BIN)/python -m monai.bundle run evaluating --config_file "['$(RUN)/configs/train.json','$(RUN)/configs/evaluate.json']"
-	$(BIN)/python -m monai.bundle run inference --config_file $(RUN)/configs/inference.json \
-	    --input_dir data/cells/images/test --output_dir predictions/demo
-	@$(BIN)/python -m pipeline summary $(RUN) predictions/demo
+	$(BIN)/python -m monai.bundle run training --config_file bundles/unet/configs/train.json --run_name $(RUN)
+	$(BIN)/python -m monai.bundle run evaluating \
+	    --config_file "['runs/$(RUN)/configs/train.json','runs/$(RUN)/configs/evaluate.json']"
+	$(BIN)/python -m monai.bundle run inference --config_file runs/$(RUN)/configs/inference.json \
+	    --input_dir data/cells/images/test --output_dir predictions/$(RUN)
+	@echo
+	@echo "figures:     runs/$(RUN)/evaluation/validation/curves.png, runs/$(RUN)/evaluation/test/worst.png"
+	@echo "scores:      runs/$(RUN)/evaluation/test/scores.json, cases.csv"
+	@echo "label maps:  predictions/$(RUN)/"
+	@echo "the model:   runs/$(RUN)/, a bundle of its own"
+	@echo "all runs:    make ui, then http://127.0.0.1:5000"
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -28,7 +33,9 @@ check: .venv/.installed
 	$(BIN)/mypy
 
 bench: .venv/.installed
-	@for file in benchmarks/*.py; do $(BIN)/python $$file --output benchmarks/results.json || exit 1; done
+	@for file in $(filter-out benchmarks/measure.py,$(wildcard benchmarks/*.py)); do \
+	    $(BIN)/python $$file --output benchmarks/results.json || exit 1; \
+	done
 
 ui: .venv/.installed
 	$(BIN)/mlflow ui

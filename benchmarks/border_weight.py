@@ -1,11 +1,11 @@
-"""border_weight_map against the naive stack of one distance transform per cell: one thread, taking turns."""
+"""Claim: border_weight_map is 100 times faster than a distance transform per cell, for 500 cells on 512x512 pixels."""
 
 from __future__ import annotations
 
 from functools import partial
 
 import numpy as np
-from rand_elastic import interleaved, output_argument, record
+from measure import interleaved, output_argument, record
 from scipy import ndimage
 
 from pipeline.transforms.border_weight import border_weight_map
@@ -30,7 +30,7 @@ def naive(instances: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.nda
 
 
 def main() -> None:
-    """Print the table, and append to `--output`; the stack of the larger samples would not fit into memory."""
+    """Print the table, and write the figure to `--output`; the stack of larger samples would not fit into memory."""
     output = output_argument(__doc__)
     print(f"{'sample':28} {'ours ms':>9} {'naive ms':>9} {'ratio':>6} {'goal':>5}")
     for shape, count, at_least in [

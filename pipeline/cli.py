@@ -84,7 +84,11 @@ def _add_datalist(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--group", help="regular expression on the case id; what its first group matches is the patient or slide"
     )
     folders.set_defaults(call=_list_folders)
-    embedded = layouts.add_parser("embedded", help="the data that the package makes itself")
+    embedded = layouts.add_parser(
+        "embedded",
+        help="the data that the package makes itself",
+        epilog="example: python -m pipeline datalist embedded cells -o data_lists/cells.json",
+    )
     embedded.add_argument("name", choices=["cells", "organs"])
     embedded.add_argument("-o", "--output", required=True, help="the list to write, JSON")
     embedded.set_defaults(call=_list_embedded)

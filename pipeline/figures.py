@@ -29,7 +29,8 @@ def curves(history: Sequence[Mapping[str, float]], metric: str = "val/mean_dice"
     """Draw loss and validation score over the epochs, the best epoch marked."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot([row["epoch"] for row in history], [row["train/loss"] for row in history], color=RIGHT)
+    dot = "o" if len(history) == 1 else None  # a line through one point is not seen
+    left.plot([row["epoch"] for row in history], [row["train/loss"] for row in history], color=RIGHT, marker=dot)
     left.set(xlabel="epoch", ylabel="training loss")
     scores = [(row["epoch"], row[metric]) for row in history if np.isfinite(row.get(metric, np.nan))]
     if scores:

@@ -31,15 +31,17 @@ def list_inputs(input_dir: str | Path, output_dir: str | Path | None = None) -> 
 
     Args:
         input_dir: searched with all its sub-folders.
-        output_dir: left out of the search where it stands inside `input_dir`.
+        output_dir: left out of the search where it stands inside `input_dir`, as are hidden files and folders.
     """
     top = Path(input_dir)
-    skipped = None if output_dir is None else Path(output_dir).resolve()
+    output = None if output_dir is None else Path(output_dir).resolve()
+    skipped = output if output is not None and top.resolve() in output.parents else None
     files = [
         file
         for file in sorted(top.rglob("*"))
-        if file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".") and file.is_file()
-        if skipped is None or skipped == top.resolve() or skipped not in file.resolve().parents
+        if file.name.lower().endswith(SUFFIXES) and file.is_file()
+        if not any(part.startswith(".") for part in file.relative_to(top).parts)
+        if skipped is None or skipped not in file.resolve().parents
     ]
     return [{"id": file.relative_to(top).as_posix(), "image": str(file)} for file in files]
 

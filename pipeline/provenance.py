@@ -22,7 +22,8 @@ def tags() -> dict[str, str]:
         "pipeline.version": pipeline.__version__,
         "python": platform.python_version(),
     }
-    commit = _git("rev-parse", "HEAD")
+    # An environment often lies inside a repository of other code, whose commit would say nothing about this one.
+    commit = _git("rev-parse", "HEAD") if _git("ls-files", Path(pipeline.__file__).name) else ""
     if commit:
         found |= {"mlflow.source.git.commit": commit, "git.dirty": str(bool(_git("status", "--porcelain"))).lower()}
     return found

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 from pipeline.errors import InputError
@@ -30,7 +31,23 @@ class RunFolder:
 
     @cached_property
     def path(self) -> Path:
-        """The folder, which exists and is locked from the first look on."""
+        """The folder, which exists and is locked from the first look on. All ranks must look, or none."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return self._choose()
+        # The first rank chooses. When it cannot, the others hear why, so that all of them stop.
+        chosen: list[Path | InputError | None] = [None]
+        if dist.get_rank() == 0:
+            try:
+                chosen = [self._choose()]
+            except InputError as error:
+                chosen = [error]
+        dist.broadcast_object_list(chosen)
+        if isinstance(chosen[0], InputError):
+            raise chosen[0]
+        assert chosen[0] is not None
+        return chosen[0]
+
+    def _choose(self) -> Path:
         if self.name is not None and (Path(self.name).name != self.name or self.name in (".", "..")):
             raise InputError(f"the run name '{self.name}' is not one folder's name", remedy="give a name without '/'")
         folder = self._to_resume() if self.resume else self._new()
@@ -59,7 +76,7 @@ class RunFolder:
 
     def release(self) -> None:
         """Let another process resume this run."""
-        if "path" in self.__dict__:
+        if "_lock" in self.__dict__:
             self._lock.release()
 
     def _new(self) -> Path:

@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 import queue
+import re
 import socket
 import tempfile
 import threading
@@ -87,8 +88,9 @@ class Tracking:
             return
         now = int(time.time() * 1000)
         for key, value in values.items():
-            if step > self._logged.get(key, -1):
-                self._feeder.put(Metric(key, float(value), now, step))
+            name = legal(key)
+            if step > self._logged.get(name, -1):
+                self._feeder.put(Metric(name, float(value), now, step))
 
     def text(self, content: str, file: str) -> None:
         """Keep a text as an artifact."""
@@ -143,7 +145,7 @@ class Tracking:
 
     def _log_params(self, params: Mapping[str, Any]) -> None:
         assert self.run_id is not None
-        entries = [Param(key, str(value)[:LONGEST_VALUE]) for key, value in params.items()]
+        entries = [Param(legal(key), str(value)[:LONGEST_VALUE]) for key, value in params.items()]
         for start in range(0, len(entries), BATCH[1]):
             self.client.log_batch(self.run_id, params=entries[start : start + BATCH[1]])
 
@@ -155,6 +157,11 @@ class Tracking:
         )
         monitor.start()
         return monitor
+
+
+def legal(name: str) -> str:
+    """Return a name that MLflow takes for a metric or param: "val/dice/CD4+ (T)" becomes "val/dice/CD4_ _T_"."""
+    return re.sub(r"[^\w.\- :/]", "_", name.replace("#", "/").replace("@", ""))
 
 
 def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from pipeline.datalists.datalist import SPLITS, Case, DataList, unlabelled
 from pipeline.errors import InputError, raise_all
-from pipeline.volumes.reading import Kind, Volume, read_volume
+from pipeline.volumes.header import Kind, Volume
+from pipeline.volumes.reading import read_volume
 
 AFFINE_TOLERANCE = 1e-3  # mm
 WITH_GEOMETRY = ("NIfTI", "MetaImage", "NRRD")
@@ -89,6 +90,35 @@ def check_cases(
         with_foreground=sum(bool(found.foreground) for found in findings),
         warnings=(*(warning for found in findings for warning in found.warnings), *copy_warnings),
     )
+
+
+def check_fits(data_list: DataList, class_names: Sequence[str], in_channels: int, spatial_dims: int) -> None:
+    """Raise one InputError with all settings of a config that this data list contradicts.
+
+    Args:
+        data_list: the list.
+        class_names: the network's classes, background first.
+        in_channels: the network's input channels.
+        spatial_dims: 2 or 3.
+    """
+    settings = {
+        "class_names": (list(class_names), list(data_list.classes)),
+        "in_channels": (in_channels, len(data_list.channels)),
+        "spatial_dims": (spatial_dims, data_list.spatial_dims),
+    }
+    problems = [
+        InputError(
+            f"{key} is {_shown(ours)}, but the data list '{data_list.name}' has {_shown(theirs)}",
+            remedy=f'--{key} "{theirs}", and train anew',
+        )
+        for key, (ours, theirs) in settings.items()
+        if ours != theirs
+    ]
+    raise_all(problems, "The config does not fit the data")
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _look(case: Case, split: str, data_list: DataList, root: Path) -> _Findings:

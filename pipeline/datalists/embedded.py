@@ -70,8 +70,8 @@ def make_data_list(name: str) -> DataList:
         cases=tuple(
             Case(
                 id=case,
-                image=f"images/{case}{made.suffix}",
-                label=f"labels/{case}{made.suffix}",
+                image=f"images/{'' if case in folds else 'test/'}{case}{made.suffix}",
+                label=f"labels/{'' if case in folds else 'test/'}{case}{made.suffix}",
                 group=group,
                 fold=folds.get(case),
                 split=None if case in folds else "test",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -14,8 +16,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pipeline.errors import InputError
 from pipeline.handlers.history import validated
+from pipeline.handlers.load_weights import misfit
 from pipeline.run_folder import RunFolder
 from pipeline.volumes.atomic import atomic_path
+
+logger = logging.getLogger(__name__)
 
 # How long a schedule is belongs to the config: a run resumed with more epochs follows the longer schedule.
 HORIZON = ("T_max", "t_total", "total_iters", "warmup_steps")
@@ -52,6 +57,7 @@ class Checkpoints:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
 
     def _start(self, engine: Workflow) -> None:
+        logger.info("run folder: %s", self.run.path)  # every rank's first look, which they take together
         if self.run.resume:
             self._restore(engine)
 
@@ -60,7 +66,8 @@ class Checkpoints:
         is_best = validated(engine, self.evaluator) and best.best_metric_epoch == engine.state.epoch
         if engine.state.rank != 0:
             return
-        if is_best or not self.run.best_model.exists():
+        # Before the first validation the latest weights are the best ones known.
+        if is_best or best.best_metric_epoch < 0 or not self.run.best_model.exists():
             save_tensors(self.run.best_model, self.network.state_dict())
         state = {name: part.state_dict() for name, part in self._all_parts(engine).items() if part is not None}
         state["trainer"] = {"epoch": engine.state.epoch, "history": engine.state.history}
@@ -73,12 +80,13 @@ class Checkpoints:
         for name, part in self._all_parts(engine).items():
             if part is None or name not in state:
                 continue
-            if name == "scheduler":
-                state[name] = {key: value for key, value in state[name].items() if key not in HORIZON}
             try:
-                part.load_state_dict(state[name])
-            except (RuntimeError, ValueError, KeyError) as error:
-                reason = f"the checkpoint's {name} does not fit this config: {str(error).splitlines()[0]}"
+                if name == "scheduler":
+                    _restore_schedule(part, state[name])
+                else:
+                    part.load_state_dict(state[name])
+            except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+                reason = f"the checkpoint's {name} does not fit this config: {misfit(error)}"
                 raise InputError(
                     reason, file=file, remedy="resume with the config that the run was started with"
                 ) from error
@@ -90,6 +98,15 @@ class Checkpoints:
 
     def _all_parts(self, engine: Workflow) -> dict[str, Any]:
         return {**self.parts, "scaler": engine.scaler}
+
+
+def _restore_schedule(scheduler: LRScheduler, state: dict[str, Any]) -> None:
+    """Restore a schedule but for its horizon; where that is another now, so is the rate of the next epoch."""
+    scheduler.load_state_dict({key: value for key, value in state.items() if key not in HORIZON})
+    if any(key in state and state[key] != getattr(scheduler, key) for key in HORIZON):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch would rather go on from the old schedule's last rate
+            scheduler.step(scheduler.last_epoch)
 
 
 def save_tensors(file: Any, content: Any) -> None:

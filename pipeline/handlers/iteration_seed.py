@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from ignite.engine import Events
 from monai.engines.workflow import Workflow
@@ -13,7 +14,7 @@ class IterationSeed:
     Once an epoch would not do: how many numbers a data loader draws from torch's generator depends on its workers.
 
     Args:
-        seed: any non-negative integer below 2^31.
+        seed: any non-negative integer.
     """
 
     def __init__(self, seed: int) -> None:
@@ -24,4 +25,6 @@ class IterationSeed:
         engine.add_event_handler(Events.ITERATION_STARTED, self._seed)
 
     def _seed(self, engine: Workflow) -> None:
-        torch.manual_seed(self.seed * 2**32 + engine.state.iteration)
+        # Mixed, because torch's generator on the CPU looks at the low 32 bits of a seed only.
+        mixed = np.random.SeedSequence([self.seed, engine.state.iteration]).generate_state(1, np.uint64)
+        torch.manual_seed(int(mixed[0]))

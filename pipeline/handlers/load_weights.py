@@ -41,9 +41,19 @@ def load_weights(file: str | Path, network: nn.Module) -> nn.Module:
             "there are no trained weights", file=file, remedy="train first, and give --bundle_root the run's folder"
         )
     try:
-        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever damage comes to, and torch's own advice would be to run the file's code
+        reason = "the file cannot be read as weights: it is damaged, or holds more than tensors"
+        raise InputError(reason, file=file, remedy="fetch the file again, or train again") from error
+    try:
+        network.load_state_dict(weights)
     except Exception as error:
-        reason = f"the weights do not fit the network: {str(error).splitlines()[0]}"
+        reason = f"the weights do not fit the network: {misfit(error)}"
         remedy = "use the config that the weights were trained with: the one in the run's own folder"
         raise InputError(reason, file=file, remedy=remedy) from error
     return network
+
+
+def misfit(error: Exception) -> str:
+    """Return what torch says of a state that does not fit: its first line is a title, the next names a tensor."""
+    return " ".join(line.strip() for line in str(error).splitlines()[:2]) or type(error).__name__

@@ -69,15 +69,15 @@ class MLflowRun:
         params = {key: value for key, value in flatten(self.config).items() if value is not None}
         known = read_facts(self.run.path) if self.run.resume else {}
         run_id = known.get("mlflow_run_id") if known.get("mlflow_uri") == self.tracking.uri else None
-        run_id = self.tracking.start(
-            self.run.path.name, tags, run_id, {_key(key): value for key, value in params.items()}
-        )
-        self.run.remember(
-            mlflow_run_id=run_id, mlflow_uri=self.tracking.uri, mlflow_experiment=self.tracking.experiment
-        )
+        run_id = self.tracking.start(self.run.path.name, tags, run_id, params)
+        if run_id is not None:  # else a resumed run would forget the one that it began as
+            self.run.remember(
+                mlflow_run_id=run_id, mlflow_uri=self.tracking.uri, mlflow_experiment=self.tracking.experiment
+            )
 
     def _iteration(self, engine: Workflow) -> None:
-        values = {"train/iteration_loss": engine.state.output["loss"].item()}
+        loss, rate = engine.state.output["loss"].item(), engine.optimizer.param_groups[0]["lr"]
+        values = {"train/iteration_loss": loss, "train/iteration_learning_rate": float(rate)}
         self.tracking.metrics(values, engine.state.iteration)
 
     def _epoch(self, engine: Workflow) -> None:
@@ -104,8 +104,3 @@ class MLflowRun:
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         self._terminated = True
         raise SystemExit(128 + number)
-
-
-def _key(path: str) -> str:
-    """Return a param name that MLflow takes: `#` and `@` stand for nothing that a user searches by."""
-    return path.replace("#", "/").replace("@", "")

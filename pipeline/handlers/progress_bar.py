@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 from ignite.engine import Events
@@ -49,7 +50,8 @@ class ProgressBar:
         shown = {"epoch": f"{engine.state.epoch}/{engine.state.max_epochs}", "loss": f"{history[-1]['train/loss']:.4f}"}
         scores = [row[self.metric] for row in history if self.metric in row]
         if scores:
-            shown |= {self.metric: f"{scores[-1]:.4f}", "best": f"{max(scores):.4f}"}
+            best = max((score for score in scores if not math.isnan(score)), default=math.nan)
+            shown |= {self.metric: f"{scores[-1]:.4f}", "best": f"{best:.4f}"}
         self.bar.set_postfix(shown, refresh=False)
 
     def _close(self, engine: Workflow) -> None:

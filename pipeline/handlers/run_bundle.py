@@ -16,7 +16,6 @@ from torch import nn
 
 from pipeline import bundle, figures, provenance
 from pipeline.errors import InputError
-from pipeline.handlers.checkpoints import best_of
 from pipeline.handlers.evaluation_report import EvaluationReport, score_table
 from pipeline.handlers.load_weights import load_weights
 from pipeline.run_folder import RunFolder
@@ -71,7 +70,11 @@ class RunBundle:
 
     def _complete(self, engine: Workflow) -> None:
         load_weights(self.run.best_model, self.network)
+        state = self.evaluator.state
+        best = state.best_metric, state.best_metric_epoch
         self.evaluator.run(max(engine.state.epoch, 1))
+        if best[1] > 0:  # on a GPU the same weights may score a hair better than they did in their own epoch
+            state.best_metric, state.best_metric_epoch = best
         if engine.state.rank != 0:
             return
         folder = self.run.path / "evaluation" / "validation"
@@ -129,17 +132,15 @@ class RunBundle:
 
     def _card(self, engine: Workflow) -> str:
         """Return the model card: what ran, what it came to, how to use it."""
-        best = best_of(self.evaluator)
-        scores = json.loads((self.run.path / "evaluation" / "validation" / "scores.json").read_text())
+        folder = self.run.path / "evaluation" / "validation"
+        scores = json.loads((folder / "scores.json").read_text())
         lines = [f"# {self.run.path.name}", "", str(self.metadata.get("description", "")), ""]
-        lines += [
-            f"Trained for {engine.state.epoch} epochs; the weights are those of epoch {best.get('best/epoch', 0):g}.",
-            "",
-        ]
+        best = self.evaluator.state.best_metric_epoch
+        lines += [f"Trained for {engine.state.epoch} epochs; the weights are those of epoch {best}.", ""]
         lines += ["## Validation", "", score_table(scores), ""]
-        lines += ["![the worst cases](../evaluation/validation/worst.png)"]
+        if (folder / "worst.png").is_file():
+            lines += ["![the worst cases](../evaluation/validation/worst.png)", ""]
         lines += [
-            "",
             "The validation cases chose the epoch, so these figures flatter a little: the test split says more.",
             "",
         ]

@@ -20,8 +20,8 @@ class StopOnNonFinite:
         loss = engine.state.output["loss"]
         if torch.isfinite(loss).all():
             return
-        cases = engine.state.batch.get("id", ["(cases without an id)"])
         images = engine.state.output["image"]
+        cases = engine.state.batch.get("id") or [f"number {n} of the batch" for n in range(1, len(images) + 1)]
         culprits = [case for case, image in zip(cases, images, strict=False) if not torch.isfinite(image).all()]
         where = f"at epoch {engine.state.epoch}, iteration {engine.state.iteration}"
         if culprits:

@@ -14,7 +14,8 @@ from monai.transforms import LoadImaged, MapTransform
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
 
 from pipeline.errors import InputError
-from pipeline.volumes.reading import Kind, Volume, read_volume
+from pipeline.volumes.header import Kind, Volume
+from pipeline.volumes.reading import read_volume
 
 SAME_PLACE = 1e-3  # of the smallest voxel edge
 

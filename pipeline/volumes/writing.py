@@ -18,15 +18,10 @@ from PIL import Image
 
 from pipeline.errors import InputError
 from pipeline.volumes.atomic import atomic_path, atomic_write_bytes
-from pipeline.volumes.reading import (
-    VolumeHeader,
-    as_labels,
-    check_affine,
-    check_finite,
-    nifti_header,
-    read_header,
-    suffix_of,
-)
+from pipeline.volumes.header import VolumeHeader, check_affine
+from pipeline.volumes.nifti import nifti_header
+from pipeline.volumes.reading import read_header, suffix_of
+from pipeline.volumes.voxels import as_labels, check_finite
 
 FAST = 1  # compression level: label maps shrink a hundredfold at any level
 NIFTI_GEOMETRY = (

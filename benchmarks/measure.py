@@ -1,0 +1,70 @@
+"""How benchmarks measure: candidates that take turns, the peak memory of a process, and the list of the figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+ROUNDS = 9
+
+# A process inherits the peak of the one that starts it, and RUSAGE_CHILDREN is the largest of all children so far:
+# so a small process starts each measured one, its only child.
+LAUNCHER = """
+import resource, subprocess, sys
+subprocess.run([sys.executable, "-c", sys.argv[1]], check=True, stdout=sys.stderr)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def interleaved(candidates: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Return the median milliseconds of each candidate; they take turns, so that a busy machine slows all alike."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for round_number in range(rounds + 1):
+        for name, run in candidates.items():
+            start = perf_counter()
+            run()
+            if round_number:  # the first round warms up
+                times[name].append(1e3 * (perf_counter() - start))
+    return {name: median(values) for name, values in times.items()}
+
+
+def peak_memory(code: str) -> float:
+    """Return the MiB that a fresh Python holds at its peak while it runs `code`, which may import any benchmark."""
+    command, folder = [sys.executable, "-c", LAUNCHER, code], Path(__file__).parent
+    peak = int(subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE).stdout)
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)  # bytes on macOS, else KiB
+
+
+def record(output: Path | None, name: str, ratio: float, at_least: float, unit: str = "times faster") -> None:
+    """Write one figure to the JSON list in `output`, in the place of an earlier one of the same name."""
+    if output is None:
+        return
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
+    figures = {figure["name"]: figure for figure in json.loads(output.read_text())} if output.exists() else {}
+    figures[name] = {
+        "name": name,
+        "ratio": round(ratio, 1),
+        "at_least": at_least,
+        "unit": unit,
+        "command": f"python benchmarks/{Path(sys.argv[0]).name}",
+        "machine": f"{models[0].split(': ')[1] if models else platform.machine()}, {os.cpu_count()} cores",
+        "date": date.today().isoformat(),
+    }
+    output.write_text(json.dumps(list(figures.values()), indent=2) + "\n")
+
+
+def output_argument(description: str | None) -> Path | None:
+    """Read `--output` from the command line."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--output", type=Path, help="JSON list in which the figures are kept, by name")
+    return parser.parse_args().output

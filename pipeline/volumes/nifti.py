@@ -1,0 +1,108 @@
+"""NIfTI-1 and NIfTI-2, packed or not: header, forms and voxels."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import math
+from pathlib import Path
+from typing import BinaryIO
+
+import nibabel as nib
+import numpy as np
+from nibabel.volumeutils import apply_read_scaling
+
+from pipeline.errors import InputError
+from pipeline.volumes.header import (
+    DEFLATE_RATIO,
+    RESTORE,
+    Kind,
+    Opened,
+    VolumeHeader,
+    check_affine,
+    check_claim,
+    split_axes,
+)
+
+TURN_LIMIT = 2e-3  # a qform's float32 quaternion is off by up to 1e-3 close to half a turn, where most scanners work
+
+_log = logging.getLogger(__name__)
+
+
+def nifti_header(path: Path) -> nib.Nifti1Header:
+    """Read the header of a NIfTI-1 or NIfTI-2 file that keeps header and voxels together."""
+    with _inflated(path) as stream:
+        block = stream.read(540)
+    kinds = [kind for kind in (nib.Nifti1Header, nib.Nifti2Header) if kind.may_contain_header(block)]
+    if not kinds:
+        raise InputError("is not a NIfTI file, or its header is truncated", remedy=RESTORE)
+    header = kinds[0](block[: kinds[0].sizeof_hdr], check=False)
+    if header["magic"] != kinds[0].single_magic:
+        raise InputError("has no NIfTI magic bytes", remedy="convert an Analyze or .hdr/.img pair to one .nii file")
+    header.check_fix(logger=_log, error_level=40)
+    return header
+
+
+def open_nifti(path: Path, spatial_dims: int, kind: Kind) -> Opened:
+    """Check the header of a NIfTI file, and return it with the function that loads the voxels."""
+    header = nifti_header(path)
+    stored = tuple(int(n) for n in header["dim"][1 : 1 + int(header["dim"][0])])
+    shape, channels = split_axes(stored[:3], stored[3:], spatial_dims)
+    dtype, offset = header.get_data_dtype(), int(header["vox_offset"])
+    nbytes = math.prod(stored) * dtype.itemsize
+    check_claim(offset + nbytes, path, ratio=DEFLATE_RATIO if path.name.lower().endswith(".gz") else 1)
+    slope, inter = header.get_slope_inter()
+    scaled = slope is not None and (slope, inter) != (1, 0)
+    if scaled and kind == "label":
+        raise InputError(
+            f"scales its labels by {slope} and adds {inter} (scl_slope, scl_inter)",
+            remedy="store the labels as integers with scl_slope 1 and scl_inter 0",
+        )
+
+    def load() -> np.ndarray:
+        with _inflated(path) as stream:
+            stream.read(offset)
+            voxels = stream.read(nbytes)
+            while stream.read(1 << 20):  # to the very end, where gzip keeps its checksum
+                pass
+        if len(voxels) < nbytes:
+            raise InputError(f"is truncated: {len(voxels)} of {nbytes} bytes of voxels", remedy=RESTORE)
+        array = np.frombuffer(voxels, dtype).reshape((*shape, channels), order="F")
+        return np.moveaxis(apply_read_scaling(array, slope, inter) if scaled else array, -1, 0)
+
+    return VolumeHeader(path, "NIfTI", shape, channels, dtype, _nifti_affine(header), min(len(stored), 3)), load
+
+
+def _nifti_affine(header: nib.Nifti1Header) -> np.ndarray:
+    """Return the sform, else the qform, in millimetres; both must be sound and agree where both are given."""
+    forms = {"sform": header.get_sform, "qform": header.get_qform}
+    given = {name: form() for name, form in forms.items() if header[f"{name}_code"] > 0}
+    if not given:
+        raise InputError(
+            "has neither a qform nor an sform, so that nothing tells left from right",
+            remedy="convert the scan from its source again, or set a form whose directions you know",
+        )
+    millimetres = {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) & 7, 1.0)  # metre, micron; unknown means mm
+    for name, affine in given.items():
+        affine[:3] *= millimetres
+        check_affine(affine, name)
+    if len(given) == 2:
+        _check_forms_agree(given["sform"], given["qform"])
+    return next(iter(given.values()))
+
+
+def _check_forms_agree(sform: np.ndarray, qform: np.ndarray) -> None:
+    lengths, others = (np.linalg.norm(form[:3, :3], axis=0) for form in (sform, qform))
+    turn = np.abs(sform[:3, :3] / lengths - qform[:3, :3] / others).max()
+    shift = np.abs(sform[:3, 3] - qform[:3, 3]).max()
+    # Origins and spacings are stored as float32 in both forms: 1000 mm has a step of 0.00006 mm.
+    near = 1e-3 * lengths.min() + 1e-6 * np.abs(sform[:3, 3]).max()
+    if turn > TURN_LIMIT or shift > near or np.abs(lengths - others).max() > near:
+        raise InputError(
+            f"qform and sform disagree: qform {qform[:3].round(4).tolist()}, sform {sform[:3].round(4).tolist()}",
+            remedy="find out which is right and copy it over the other (nibabel: set_qform, set_sform)",
+        )
+
+
+def _inflated(path: Path) -> BinaryIO:
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]

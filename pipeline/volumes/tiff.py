@@ -1,0 +1,108 @@
+"""TIFF images and stacks of pages."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from pipeline.errors import InputError
+from pipeline.volumes.header import DEFLATE_RATIO, RESTORE, Kind, Opened, VolumeHeader, check_claim, check_upright
+from pipeline.volumes.voxels import without_alpha
+
+JPEG = (6, 7, 33007, 34892)  # old, new, alternative and lossy: the numbers of TIFF's compression tag
+
+
+def open_tiff(path: Path, spatial_dims: int, kind: Kind) -> Opened:
+    """Check every page of a TIFF file, and return its header with the function that loads the voxels."""
+    page_count = _count_pages(path)
+    with tifffile.TiffFile(path) as tiff:
+        if len(tiff.series) != 1:
+            raise InputError(f"holds {len(tiff.series)} images of different size", remedy="keep one of them per file")
+        _check_segments(path, tiff, page_count)
+        page, axes, stored = tiff.pages.first, tiff.series[0].axes, tiff.series[0].shape
+        dtype = np.dtype("u1") if tiff.series[0].dtype.kind == "b" else tiff.series[0].dtype
+    _check_page(page, kind)
+    colour, pages = _tiff_axes(axes, stored, spatial_dims)
+    order = [*colour, *pages, axes.index("Y"), axes.index("X")]
+    shape, channels = tuple(stored[i] for i in order[len(colour) :]), stored[colour[0]] if colour else 1
+    alpha = "S" in axes and any(sample in (1, 2) for sample in page.extrasamples)
+
+    def load() -> np.ndarray:
+        with tifffile.TiffFile(path) as tiff:
+            array = tiff.series[0].asarray().reshape(stored)
+        array = array.transpose([i for i in range(len(stored)) if i not in order] + order).reshape(channels, *shape)
+        return without_alpha(array) if alpha else array.astype(dtype, copy=False)
+
+    return VolumeHeader(path, "TIFF", shape, channels - alpha, dtype, np.eye(4), spatial_dims), load
+
+
+def _tiff_axes(axes: str, stored: tuple[int, ...], spatial_dims: int) -> tuple[list[int], list[int]]:
+    """Tell which axis holds the colours and which the pages, if any: ([3], [0]) for "ZYXS" in 3D."""
+    colour = [i for i, letter in enumerate(axes) if letter in "SC" and stored[i] > 1]
+    pages = [i for i, letter in enumerate(axes) if letter not in "SCYX"]
+    if spatial_dims == 3 and not pages:  # a stack that was saved as channels
+        pages, colour = [i for i in colour if axes[i] == "C"], [i for i in colour if axes[i] == "S"]
+    if spatial_dims == 3 and not pages:
+        raise InputError("holds one page; this bundle takes 3D volumes", remedy="stack the pages, or use a 2D bundle")
+    several = [i for i in pages if stored[i] > 1]
+    if spatial_dims == 2 and several:
+        raise InputError(
+            f"holds {math.prod(stored[i] for i in several)} pages; this bundle takes 2D images",
+            remedy="split the pages into one file each, or use a 3D bundle, which takes them as its first axis",
+        )
+    if len(several) > 1 or len(colour) > 1:
+        raise InputError(f"has the axes {axes} of {stored}", remedy="save one stack of pages per file")
+    return colour, (several or pages[:1]) if spatial_dims == 3 else []
+
+
+def _check_page(page: tifffile.TiffPage, kind: Kind) -> None:
+    if page.photometric not in ((1, 2, 3) if kind == "label" else (1, 2)):  # black is zero, RGB, palette
+        raise InputError(
+            f"has {tifffile.PHOTOMETRIC(page.photometric).name} colours",
+            remedy="save it as greyscale with black as 0, or as RGB; a label map may have a palette",
+        )
+    if page.compression not in tifffile.TIFF.DECOMPRESSORS:
+        raise InputError(
+            f"is compressed by {tifffile.COMPRESSION(page.compression).name}, which is not supported",
+            remedy="save the file without compression, or with LZW or deflate",
+        )
+    if kind == "label" and page.compression in JPEG:
+        raise InputError("JPEG changes label values at every border", remedy="export the labels again with LZW")
+    turned = page.tags.get(274)
+    check_upright(turned.value if turned else 1)
+
+
+def _check_segments(path: Path, tiff: tifffile.TiffFile, page_count: int) -> None:
+    """Raise unless every page is there, and every strip or tile lies within the file: tifffile fills gaps with 0."""
+    page, series = tiff.pages.first, tiff.series[0]
+    ratio = {1: 1, 8: DEFLATE_RATIO, 32946: DEFLATE_RATIO}.get(page.compression, 1 << 16)
+    check_claim(series.size * page.bitspersample // 8, path, ratio=ratio)
+    segments = [pair for p in tiff.pages for pair in zip(p.dataoffsets, p.databytecounts, strict=True)]
+    whole = all(0 < start < start + n <= tiff.filehandle.size for start, n in segments)
+    one_block = page_count == 1 and series.size % page.size == 0  # ImageJ describes a large stack by its first page
+    if not whole or page_count != len(tiff.pages) or not (one_block or series.size == page_count * page.size):
+        raise InputError(f"is truncated or lacks pages: {page_count} pages for shape {series.shape}", remedy=RESTORE)
+
+
+def _count_pages(path: Path) -> int:
+    """Follow the chain of pages to its end, because tifffile only logs it when the chain breaks."""
+    with path.open("rb") as stream:
+        head = stream.read(16)
+        order = {b"II": "<", b"MM": ">"}[head[:2]]
+        big = struct.unpack(order + "H", head[2:4])[0] == 43
+        count, entry, pointer = (order + "Q", 20, order + "Q") if big else (order + "H", 12, order + "I")
+        (offset,) = struct.unpack(pointer, head[8:16] if big else head[4:8])
+        seen: set[int] = set()
+        while offset:
+            if offset in seen:
+                raise InputError("is damaged: its pages form a circle", remedy=RESTORE)
+            seen.add(offset)
+            stream.seek(offset)
+            (entries,) = struct.unpack(count, stream.read(struct.calcsize(count)))
+            stream.seek(entries * entry, 1)
+            (offset,) = struct.unpack(pointer, stream.read(struct.calcsize(pointer)))
+    return len(seen)

@@ -1,0 +1,151 @@
+"""By hand: rows of four pixels, classes background, a and b."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from engines import scoring_evaluator
+from ignite.engine import Engine
+
+from pipeline.handlers.case_scores import CaseScores, higher_is_better, mean_scores
+
+NAMES = ["background", "a", "b"]
+N_A = pytest.approx(float("nan"), nan_ok=True)
+
+# a: 2 of 2 + 1 pixels found (Dice 2/3, IoU 1/2); b: right
+HALF_OF_A = ("half of a", [[1, 1, 2, 0]], [[1, 0, 2, 0]])
+# b is invented, and not in the truth: a is 2 * 1 / (1 + 2), b n/a
+B_INVENTED = ("b invented", [[1, 0, 0, 0]], [[1, 1, 2, 2]])
+ALL_WRONG = ("all wrong", [[1, 1, 2, 2]], [[2, 2, 1, 1]])
+EMPTY = ("empty", [[0, 0, 0, 0]], [[0, 1, 2, 0]])
+
+
+def scored(*cases):
+    scores = CaseScores(NAMES)
+    for case in cases:
+        scores.update(case)
+    return scores
+
+
+def test_a_case_by_hand():
+    (row,) = scored(HALF_OF_A).rows
+    expected = {"mean_dice": 5 / 6, "dice/a": 2 / 3, "dice/b": 1, "mean_iou": 3 / 4, "iou/a": 1 / 2, "iou/b": 1}
+    assert row.pop("case") == "half of a"
+    assert row == pytest.approx(expected)
+
+
+def test_a_class_that_the_truth_lacks_is_left_out_of_the_cases_mean():
+    (row,) = scored(B_INVENTED).rows
+    assert row["dice/b"] == N_A
+    assert row["iou/b"] == N_A
+    assert row["mean_dice"] == pytest.approx(2 / 3), "neither (2/3 + 0) / 2 nor (2/3 + 1) / 2"
+    assert row["mean_iou"] == pytest.approx(1 / 2)
+
+
+def test_a_case_without_foreground_is_left_out_of_the_mean_over_cases():
+    scores = scored(HALF_OF_A, EMPTY)
+    assert scores.rows[1]["mean_dice"] == N_A
+    assert scores.compute() == pytest.approx(5 / 6)
+    means = mean_scores(scores.rows)
+    assert means["dice/a"] == pytest.approx(2 / 3)
+    assert "case" not in means
+
+
+def test_a_score_of_zero_is_not_n_a():
+    scores = scored(ALL_WRONG, HALF_OF_A)
+    assert scores.rows[0]["mean_dice"] == 0
+    assert scores.compute() == pytest.approx(5 / 12)
+
+
+def test_all_n_a_is_n_a():
+    scores = scored(EMPTY, EMPTY)
+    assert math.isnan(scores.compute())
+    assert all(math.isnan(value) for value in mean_scores(scores.rows).values())
+
+
+def test_no_cases_are_n_a():
+    assert math.isnan(CaseScores(NAMES).compute())
+    assert mean_scores([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("current", "best", "expected"),
+    [
+        (0.6, 0.5, True),
+        (0.5, 0.5, False),
+        (0.4, 0.5, False),
+        (0.0, float("nan"), True),
+        (float("nan"), 0.0, False),
+        (float("nan"), -1.0, False),
+        (float("nan"), float("nan"), False),
+    ],
+)
+def test_a_number_beats_n_a_and_n_a_beats_nothing(current, best, expected):
+    assert bool(higher_is_better(current, best)) is expected
+
+
+def evaluator(*cases):
+    return scoring_evaluator([(name, np.array(t), np.array(p)) for name, t, p in cases], NAMES)
+
+
+def test_an_evaluator_has_means_and_rows():
+    engine = evaluator(HALF_OF_A, ALL_WRONG, B_INVENTED, EMPTY)
+    engine.run()
+    rows = engine.state.metric_details["cases"]
+    assert [row["case"] for row in rows] == ["all wrong", "b invented", "empty", "half of a"]
+    # Per case 0, 2/3, n/a, 5/6; class a 0, 2/3, n/a, 2/3; class b 0, n/a, n/a, 1.
+    assert engine.state.metrics["mean_dice"] == pytest.approx(1 / 2)
+    assert engine.state.metrics["dice/a"] == pytest.approx(4 / 9)
+    assert engine.state.metrics["dice/b"] == pytest.approx(1 / 2)
+    assert engine.state.metrics["iou/b"] == pytest.approx(1 / 2)
+    assert engine.state.key_metric_name == "mean_dice"
+    assert engine.state.best_metric == pytest.approx(1 / 2)
+
+
+def test_an_evaluation_forgets_the_one_before():
+    engine = evaluator(HALF_OF_A, ALL_WRONG)
+    engine.run(1)
+    engine.run(2)
+    assert len(engine.state.metric_details["cases"]) == 2
+
+
+def test_cases_of_a_batch_are_scored_one_by_one():
+    engine = evaluator(HALF_OF_A)
+    stacked = {"image": [HALF_OF_A[2], EMPTY[2]], "label": [HALF_OF_A[1], EMPTY[1]]}
+    engine.data_loader = [{key: torch.tensor(value)[:, None] for key, value in stacked.items()} | {"id": ["x", "y"]}]
+    engine.run()
+    assert [row["mean_dice"] for row in engine.state.metric_details["cases"]] == [pytest.approx(5 / 6), N_A]
+
+
+def test_an_epoch_without_a_score_is_never_the_best():
+    engine = evaluator(EMPTY)
+    engine.run(1)
+    for epoch, case in ((2, HALF_OF_A), (3, EMPTY), (4, ALL_WRONG)):
+        engine.data_loader = evaluator(case).data_loader
+        engine.run(epoch)
+        assert engine.state.best_metric_epoch == 2
+    assert engine.state.best_metric == pytest.approx(5 / 6)
+
+
+def test_the_mean_is_over_the_cases_of_all_ranks(monkeypatch):
+    ours, theirs = scored(HALF_OF_A), scored(ALL_WRONG, B_INVENTED, EMPTY)
+
+    def gather(parts, rows):
+        assert rows == ours.rows
+        parts[:] = [rows, theirs.rows]
+
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+    engine = Engine(lambda engine, batch: None)
+    engine.state.metric_details = {}
+    ours.completed(engine, "mean_dice")
+    assert [row["case"] for row in engine.state.metric_details["cases"]] == [
+        "all wrong",
+        "b invented",
+        "empty",
+        "half of a",
+    ]
+    # (0 + 2/3 + 5/6) / 3, not the mean of the ranks' means, (5/6 + 1/3) / 2.
+    assert engine.state.metrics["mean_dice"] == pytest.approx(1 / 2)

@@ -1,0 +1,172 @@
+"""Tables, JSON and pictures of a few hand-made cases."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from engines import scoring_evaluator
+from mlflow.tracking import MlflowClient
+from PIL import Image
+
+from pipeline.handlers.case_scores import CaseScores
+from pipeline.handlers.evaluation_report import EvaluationReport, score_table, summary, table
+from pipeline.tracking import Tracking
+
+NAMES = ["background", "cell"]
+N_A = float("nan")
+ROWS = [
+    {"case": "a", "mean_dice": 0.5, "dice/x": 0.5, "dice/y": N_A},
+    {"case": "b", "mean_dice": 0.0, "dice/x": 0.0, "dice/y": N_A},
+    {"case": "c", "mean_dice": N_A, "dice/x": N_A, "dice/y": N_A},
+    {"case": "d", "mean_dice": 1.0, "dice/x": 1.0, "dice/y": N_A},
+]
+
+
+def strict(text):
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def case(name, found, of=4, side=8, invented=0):
+    """A picture whose truth is one row of `of` pixels, of which `found` are predicted; Dice 2 found / (found + of)."""
+    truth, prediction = np.zeros((2, side, side), np.int64)
+    truth[0, :of] = 1
+    prediction[0, :found] = 1
+    prediction[-1, :invented] = 1
+    return name, truth, prediction
+
+
+FIVE = [case("half", 2), case("all", 4), case("none", 0), case("most", 3), case("one", 1)]  # 2/3, 1, 0, 6/7, 2/5
+
+
+def evaluated(cases, **options):
+    scores = CaseScores(NAMES)
+    report = EvaluationReport(scores, "validation", **options)
+    engine = scoring_evaluator(cases, NAMES, [report], scores)
+    engine.run()
+    return report
+
+
+def test_the_table_has_an_empty_field_for_n_a():
+    text = table(ROWS)
+    assert text.splitlines()[0] == "case,mean_dice,dice/x,dice/y"
+    assert text.splitlines()[1:] == ["a,0.5,0.5,", "b,0.0,0.0,", "c,,,", "d,1.0,1.0,"]
+    assert table([]) == "case\n"
+
+
+def test_names_with_commas_keep_their_column():
+    (row,) = csv.DictReader(table([{"case": 'slide 1, "left"', "dice/a,b": 0.5}]).splitlines())
+    assert row == {"case": 'slide 1, "left"', "dice/a,b": "0.5"}
+
+
+def test_the_summary_by_hand():
+    found = summary(ROWS)
+    assert found["cases"] == 4
+    # 0.5, 0, 1 without the n/a: mean 1/2, variance (0 + 1/4 + 1/4) / 3.
+    expected = {"cases": 3, "not_applicable": 1, "mean": 0.5, "std": 0.408248, "worst": 0.0, "best": 1.0}
+    assert found["scores"]["mean_dice"] == expected
+    assert found["scores"]["dice/y"] == {"cases": 0, "not_applicable": 4}
+    assert strict(json.dumps(found)) == found
+    assert summary([]) == {"cases": 0, "scores": {}}
+
+
+def test_the_table_of_scores():
+    lines = score_table(summary(ROWS)).splitlines()
+    assert lines[0] == "| score over 4 cases | mean | std | worst | best | n/a |"
+    assert "| mean_dice | 0.5000 | 0.4082 | 0.0000 | 1.0000 | 1 |" in lines
+    assert "| dice/y | n/a | n/a | n/a | n/a | 4 |" in lines
+
+
+def test_tables_and_pictures_of_an_evaluation(tmp_path):
+    files = evaluated([*FIVE, case("empty", 0, of=0, invented=3)], pictures=2).write(tmp_path)
+    assert [file.name for file in files] == ["cases.csv", "scores.json", "worst.png", "best.png"]
+    with files[0].open() as stream:
+        rows = {row["case"]: row["mean_dice"] for row in csv.DictReader(stream)}
+    expected = {"half": 2 / 3, "all": 1, "none": 0, "most": 6 / 7, "one": 2 / 5}
+    assert rows.pop("empty") == ""
+    assert {name: float(value) for name, value in rows.items()} == pytest.approx(expected)
+    scores = strict(files[1].read_text())
+    assert scores["split"] == "validation"
+    assert scores["cases"] == 6
+    assert scores["scores"]["mean_dice"]["not_applicable"] == 1
+    assert scores["scores"]["mean_dice"]["mean"] == pytest.approx(sum(expected.values()) / 5, abs=1e-6)
+    for file in files[2:]:
+        assert len(np.unique(np.asarray(Image.open(file)).reshape(-1, 4), axis=0)) > 10, "blank"
+
+
+def test_only_the_extreme_cases_are_kept_the_most_extreme_first():
+    extremes = evaluated(FIVE, pictures=2).extremes
+    assert [(kept["case"], kept["score"]) for kept in extremes["worst"]] == [("none", 0), ("one", pytest.approx(0.4))]
+    assert [kept["case"] for kept in extremes["best"]] == ["all", "most"]
+
+
+def test_a_picture_is_the_case_itself():
+    (kept,) = evaluated([case("half", 2)]).extremes["worst"]
+    _, truth, prediction = case("half", 2)
+    np.testing.assert_array_equal(kept["truth"], truth)
+    np.testing.assert_array_equal(kept["prediction"], prediction)
+    np.testing.assert_array_equal(kept["image"], prediction)  # what the identity was given
+
+
+def test_of_a_volume_the_slice_with_most_foreground_is_shown():
+    truth, prediction = np.zeros((2, 6, 5, 4), np.int64)
+    truth[0, :3, 0], truth[:4, :4, 2], prediction[:3, :4, 2], prediction[0, 0, 3] = 1, 1, 1, 1
+    (kept,) = evaluated([("volume", truth, prediction)]).extremes["best"]
+    np.testing.assert_array_equal(kept["truth"], truth[..., 2])
+    np.testing.assert_array_equal(kept["prediction"], prediction[..., 2])
+    np.testing.assert_array_equal(kept["image"], prediction[..., 2])
+
+
+def test_cases_without_a_score_are_not_pictured(tmp_path):
+    report = evaluated([case("empty", 0, of=0), case("invented", 0, of=0, invented=2)])
+    assert report.extremes == {"worst": [], "best": []}
+    assert [file.name for file in report.write(tmp_path)] == ["cases.csv", "scores.json"]
+    assert (tmp_path / "cases.csv").read_text().splitlines()[1:] == ["empty,,,,", "invented,,,,"]
+    assert strict((tmp_path / "scores.json").read_text())["scores"]["mean_dice"] == {"cases": 0, "not_applicable": 2}
+
+
+def test_a_second_evaluation_starts_with_no_pictures():
+    report = evaluated(FIVE)
+    report.engine.data_loader = report.engine.data_loader[:1]
+    report.engine.state.epoch_length = 1
+    report.engine.run()
+    assert [kept["case"] for kept in report.extremes["worst"]] == ["half"]
+
+
+def test_with_a_folder_it_is_written_at_the_end_by_the_first_rank(tmp_path):
+    evaluated(FIVE, folder=tmp_path / "first")
+    assert {file.name for file in (tmp_path / "first").iterdir()} == {
+        "cases.csv",
+        "scores.json",
+        "worst.png",
+        "best.png",
+    }
+    scores = CaseScores(NAMES)
+    engine = scoring_evaluator(FIVE, NAMES, [EvaluationReport(scores, "test", tmp_path / "second")], scores)
+    engine.state.rank = 1
+    engine.run()
+    assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize("trained_here", [True, False])
+def test_mlflow_run_beneath_the_one_that_trained(trained_here, tmp_path, empty_store):
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("discs").experiment_id
+    parent = client.create_run(experiment).info.run_id
+    run = tmp_path / "discs-1"
+    run.mkdir()
+    facts = {"mlflow_run_id": parent, "mlflow_uri": uri if trained_here else "sqlite:///elsewhere.db"}
+    (run / "run.json").write_text(json.dumps(facts))
+    tracking = Tracking(uri, "discs", system_metrics_every=0)
+    evaluated(FIVE, folder=tmp_path / "out", tracking=tracking, bundle_root=run)
+    (made,) = [found for found in client.search_runs([experiment]) if found.info.run_id != parent]
+    assert made.info.run_name == "validation of discs-1"
+    assert made.info.status == "FINISHED"
+    assert made.data.tags.get("mlflow.parentRunId") == (parent if trained_here else None)
+    assert made.data.metrics["validation/mean_dice"] == pytest.approx((2 / 3 + 1 + 0 + 6 / 7 + 2 / 5) / 5)

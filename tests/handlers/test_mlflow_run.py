@@ -1,0 +1,232 @@
+"""However training ends, its MLflow run says so; what is tracked has names that MLflow takes."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+from engines import scripted_evaluator, trainer
+from ignite.engine import Events
+from mlflow.tracking import MlflowClient
+
+from pipeline.handlers.history import History
+from pipeline.handlers.mlflow_run import MLflowRun
+from pipeline.run_folder import RunFolder, read_facts
+from pipeline.tracking import Tracking
+
+
+@pytest.fixture
+def uri(tmp_path, empty_store):
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def sigterm_as_before():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    assert signal.getsignal(signal.SIGTERM) is before, "the handler of SIGTERM is given back"
+
+
+def training(folder, uri, *, config=None, resume=False, scores=(0.5, 0.75, 0.25), epochs=None, **options):
+    """A tracked training of a batch an epoch, not yet started."""
+    network = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    evaluator, run = scripted_evaluator(list(scores)), RunFolder(folder, "a", resume)
+    tracking = Tracking(uri, "discs", system_metrics_every=0)
+    handler = MLflowRun(tracking, run, config or {"epochs": 3}, evaluator, **options)
+    engine = trainer(
+        [History(optimizer, evaluator), handler], epochs=epochs or len(scores), network=network, evaluator=evaluator
+    )
+    return SimpleNamespace(engine=engine, run=run, evaluator=evaluator, uri=uri, tracking=tracking)
+
+
+def tracked(made):
+    return MlflowClient(made.uri).get_run(read_facts(made.run.path)["mlflow_run_id"])
+
+
+def steps(made, name):
+    history = MlflowClient(made.uri).get_metric_history(tracked(made).info.run_id, name)
+    return {metric.step: metric.value for metric in history}
+
+
+def pretend_checkpoint(run):
+    run.last_checkpoint.parent.mkdir(exist_ok=True)
+    run.last_checkpoint.write_bytes(b"state")
+
+
+def failing(made, iteration, fail):
+    @made.engine.on(Events.ITERATION_STARTED)
+    def now():
+        if made.engine.state.iteration == iteration:
+            fail()
+
+
+def test_a_finished_training(tmp_path, uri):
+    made = training(tmp_path / "runs", uri)
+    made.engine.run()
+    run = tracked(made)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "a"
+    assert run.data.tags["run_folder"] == str(tmp_path / "runs" / "a")
+    assert "error" not in run.data.tags
+    assert steps(made, "train/iteration_loss") == {1: 1.0, 2: 1.0, 3: 1.0}
+    assert steps(made, "val/mean_dice") == {1: 0.5, 2: 0.75, 3: 0.25}
+    assert steps(made, "best/mean_dice") == {3: 0.75}
+    assert steps(made, "best/epoch") == {3: 2}
+    assert "epoch" not in run.data.metrics
+    pretend_checkpoint(made.run)
+    assert RunFolder(tmp_path / "runs", "a", resume=True).path, "another process may go on"
+
+
+def test_an_error_ends_the_run_as_failed_and_is_raised(tmp_path, uri):
+    made, error = training(tmp_path / "runs", uri), ZeroDivisionError("the very one")
+
+    def fail():
+        raise error
+
+    failing(made, 2, fail)
+    with pytest.raises(ZeroDivisionError) as caught:
+        made.engine.run()
+    assert caught.value is error
+    assert tracked(made).info.status == "FAILED"
+    assert tracked(made).data.tags["error"] == "ZeroDivisionError: the very one"
+    assert steps(made, "train/iteration_loss") == {1: 1.0}, "what was before the error is there"
+
+
+def test_ctrl_c_ends_the_run_as_killed(tmp_path, uri):
+    made = training(tmp_path / "runs", uri)
+    failing(made, 2, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        made.engine.run()
+    assert tracked(made).info.status == "KILLED"
+    assert steps(made, "train/iteration_loss") == {1: 1.0}
+
+
+def test_sigterm_ends_the_run_as_killed(tmp_path, uri):
+    made = training(tmp_path / "runs", uri)
+    failing(made, 2, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit) as caught:
+        made.engine.run()
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert tracked(made).info.status == "KILLED"
+
+
+def test_an_exit_without_a_signal_is_a_failure(tmp_path, uri):
+    made = training(tmp_path / "runs", uri)
+
+    def fail():
+        raise SystemExit(3)
+
+    failing(made, 1, fail)
+    with pytest.raises(SystemExit):
+        made.engine.run()
+    assert tracked(made).info.status == "FAILED"
+
+
+def test_params_are_the_configs_leaves_under_names_that_mlflow_takes(tmp_path, uri):
+    config = {
+        "epochs": 3,
+        "network": {"channels": [4, 8], "_target_": "x.Y", "dropout": None},
+        "handlers": [{"_target_": "a"}, "@b"],
+        "train#trainer": 1,
+        "imports": ["$import os"],
+        "weights (w0)": 0.5,
+        "CD4+ cell": {"größe": True},
+    }
+    made = training(tmp_path / "runs", uri, config=config, epochs=1)
+    made.engine.run()
+    assert tracked(made).data.params == {
+        "epochs": "3",
+        "network/channels": "[4, 8]",
+        "network/_target_": "x.Y",
+        "handlers/0/_target_": "a",
+        "handlers/1": "@b",
+        "train/trainer": "1",
+        "imports": "['$import os']",
+        "weights _w0_": "0.5",
+        "CD4_ cell/größe": "True",
+    }
+
+
+def test_a_class_with_an_unusual_name_costs_no_metric(tmp_path, uri):
+    made = training(tmp_path / "runs", uri, epochs=1)
+
+    @made.evaluator.on(Events.EPOCH_COMPLETED)
+    def score(engine):
+        engine.state.metrics["dice/CD4+ (T cell)"] = 0.5
+
+    made.engine.run()
+    assert steps(made, "val/dice/CD4_ _T cell_") == {1: 0.5}
+    assert steps(made, "train/iteration_loss") == {1: 1.0}
+
+
+def test_tags_name_bundle_and_data(tmp_path, uri):
+    (tmp_path / "list.json").write_text('{"cases": []}')
+    made = training(tmp_path / "runs", uri, data_list=tmp_path / "list.json", tags={"bundle": "unet", "seed": 3})
+    made.engine.run()
+    tags = tracked(made).data.tags
+    assert tags["data_list"] == str(tmp_path / "list.json")
+    assert tags["data_list.digest"] == hashlib.sha256(b'{"cases": []}').hexdigest()
+    assert (tags["bundle"], tags["seed"], tags["device"]) == ("unet", "3", "cpu")
+
+
+def test_a_resumed_training_continues_its_own_run(tmp_path, uri):
+    first = training(tmp_path / "runs", uri)
+    failing(first, 2, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        first.engine.run()
+    pretend_checkpoint(first.run)
+    again = training(tmp_path / "runs", uri, resume=True)
+    again.engine.run()
+    assert tracked(again).info.run_id == tracked(first).info.run_id
+    assert tracked(again).info.status == "FINISHED"
+    assert steps(again, "train/iteration_loss") == {1: 1.0, 2: 1.0, 3: 1.0}
+
+
+def test_resumed_with_another_store_it_is_a_new_run_there(tmp_path, uri, empty_store):
+    first = training(tmp_path / "runs", uri)
+    first.engine.run()
+    pretend_checkpoint(first.run)
+    shutil.copyfile(empty_store, tmp_path / "other.db")
+    again = training(tmp_path / "runs", f"sqlite:///{tmp_path}/other.db", resume=True)
+    again.engine.run()
+    assert tracked(again).info.status == "FINISHED"
+    assert read_facts(again.run.path)["mlflow_uri"] == f"sqlite:///{tmp_path}/other.db"
+
+
+def test_a_server_out_of_reach_is_no_reason_to_forget_the_run(tmp_path, uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    first = training(tmp_path / "runs", uri)
+    first.engine.run()
+    pretend_checkpoint(first.run)
+    facts = read_facts(first.run.path)
+    assert facts == {"mlflow_run_id": facts["mlflow_run_id"], "mlflow_uri": uri, "mlflow_experiment": "discs"}
+    again = training(tmp_path / "runs", "http://127.0.0.1:9", resume=True)
+    again.engine.run()
+    assert again.engine.state.epoch == 3, "training went on"
+    assert json.loads((again.run.path / "run.json").read_text()) == facts
+
+
+def test_other_ranks_track_nothing(tmp_path, uri):
+    made = training(tmp_path / "runs", uri)
+    made.engine.state.rank = 1
+    made.engine.run()
+    client = MlflowClient(uri)
+    assert client.search_runs([client.get_experiment_by_name("discs").experiment_id]) == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_training_in_a_thread_is_tracked(tmp_path, uri):
+    # Python lets no thread but the main one set signal handlers.
+    made = training(tmp_path / "runs", uri)
+    thread = threading.Thread(target=made.engine.run)
+    thread.start()
+    thread.join()
+    assert tracked(made).info.status == "FINISHED"
+    assert tracked(made).data.tags["pid"] == str(os.getpid())

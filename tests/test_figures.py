@@ -1,0 +1,233 @@
+"""Figures are looked at: which colours stand where in the pixels."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import figures
+from pipeline.figures import INVENTED, MISSED, RIGHT
+
+BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+
+def half(colour, grey=0.0):
+    """A colour that covers half of a grey."""
+    return 0.5 * np.array(colour) + 0.5 * grey
+
+
+def pixels(figure, tmp_path, dpi=50):
+    figures.save(figure, tmp_path / "figure.png", dpi=dpi)
+    return np.asarray(Image.open(tmp_path / "figure.png").convert("RGB")) / 255
+
+
+def count(picture, colour):
+    """How many pixels have a colour, to the rounding of 8 bits."""
+    return int((np.abs(picture - np.array(colour)).max(axis=-1) < 1.5 / 255).sum())
+
+
+def panel(picture, axes):
+    """The part of a figure's pixels inside of an axes."""
+    height, width = picture.shape[:2]
+    box = axes.get_position()
+    rows = slice(int((1 - box.y1) * height) + 2, int((1 - box.y0) * height) - 2)
+    return picture[rows, int(box.x0 * width) + 2 : int(box.x1 * width) - 2]
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+TRUTH = np.array([[0, 1, 1, 2, 0, 2]])
+PREDICTION = np.array([[0, 1, 0, 1, 1, 2]])
+EXPECTED = [BLACK, half(RIGHT), half(MISSED), half(INVENTED), half(INVENTED), half(RIGHT)]
+
+
+def test_errors_by_hand_on_a_flat_image():
+    picture = figures.errors(np.full((1, 6), 7.0), TRUTH, PREDICTION)
+    np.testing.assert_allclose(picture[0], EXPECTED)
+
+
+def test_beneath_the_colours_the_image_shines_through():
+    image = np.zeros((10, 60))
+    image[:5] = 1000
+    picture = figures.errors(image, *(np.repeat(np.repeat(a, 10, 0), 10, 1) for a in (TRUTH, PREDICTION)))
+    for row, grey in ((0, 1.0), (9, 0.0)):
+        expected = [(grey,) * 3, *(half(c, grey) for c in (RIGHT, MISSED, INVENTED, INVENTED, RIGHT))]
+        np.testing.assert_allclose(picture[row, ::10], expected)
+
+
+def test_colours_of_an_image_are_averaged():
+    image = np.zeros((100, 2, 3))
+    image[:, 0] = (0, 0, 255)
+    image[:, 1] = (255, 255, 255)
+    image[0] = 0
+    nothing = np.zeros((100, 2), int)
+    picture = figures.errors(image, nothing, nothing)
+    # Means 85 and 255; the 1st percentile of the 200 values is 84.15 (two zeros), so 85 is close to black.
+    np.testing.assert_allclose(picture[1, 1], WHITE)
+    assert picture[1, 0, 0] == picture[1, 0, 1] == picture[1, 0, 2] < 0.1
+
+
+def test_one_bright_pixel_does_not_darken_the_rest():
+    image = np.linspace(0, 1, 10_000).reshape(100, 100)
+    image[0, 0] = 1e6
+    nothing = np.zeros((100, 100), int)
+    assert figures.errors(image, nothing, nothing).mean() == pytest.approx(0.5, abs=0.02)
+
+
+# --- slice_of ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_2d_image_is_shown_as_it_is():
+    image, truth = np.arange(12.0).reshape(1, 3, 4), np.ones((3, 4), int)
+    shown, same_truth, same_prediction = figures.slice_of(image, truth, truth * 2)
+    np.testing.assert_array_equal(shown, image[0])
+    np.testing.assert_array_equal(same_truth, truth)
+    np.testing.assert_array_equal(same_prediction, truth * 2)
+
+
+def test_three_channels_are_colours_from_0_to_1():
+    image = np.arange(36.0).reshape(3, 3, 4) - 10
+    shown, *_ = figures.slice_of(image, np.zeros((3, 4), int), np.zeros((3, 4), int))
+    assert shown.shape == (3, 4, 3)
+    np.testing.assert_allclose(shown[..., 1], (12 + np.arange(12).reshape(3, 4)) / 35)
+    flat, *_ = figures.slice_of(np.ones((3, 2, 2)), np.zeros((2, 2), int), np.zeros((2, 2), int))
+    np.testing.assert_array_equal(flat, np.zeros((2, 2, 3)))
+
+
+def test_of_other_channels_the_first_is_shown():
+    image = np.stack([np.zeros((3, 4)), np.ones((3, 4))])
+    shown, *_ = figures.slice_of(image, np.zeros((3, 4), int), np.zeros((3, 4), int))
+    np.testing.assert_array_equal(shown, np.zeros((3, 4)))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_of_a_volume_the_plane_with_most_foreground_of_both_is_shown(channels):
+    image = np.broadcast_to(np.arange(4.0), (channels, 6, 5, 4))
+    truth, prediction = np.zeros((2, 6, 5, 4), int)
+    truth[:2, 0, 1] = 1  # 2 in the truth alone
+    truth[:2, 0, 2], prediction[:2, 1, 2] = 3, 1  # 2 + 2 in one or the other
+    truth[:3, 0, 3], prediction[:3, 0, 3] = 1, 1  # 3 in both, counted once
+    shown, shown_truth, shown_prediction = figures.slice_of(image, truth, prediction)
+    np.testing.assert_array_equal(shown_truth, truth[..., 2])
+    np.testing.assert_array_equal(shown_prediction, prediction[..., 2])
+    assert shown.shape == ((6, 5) if channels == 1 else (6, 5, 3))
+    if channels == 1:
+        assert (shown == 2).all()
+
+
+def test_a_volume_without_foreground_has_a_plane_too():
+    nothing = np.zeros((6, 5, 4), int)
+    shown, truth, _ = figures.slice_of(np.ones((1, 6, 5, 4)), nothing, nothing)
+    assert shown.shape == truth.shape == (6, 5)
+
+
+# --- cases ------------------------------------------------------------------------------------------------------------
+
+
+def picture_of(name, *, found=True, missed=True, invented=True, colour=False):
+    """16 x 16, black, with a square each that is found, missed and invented, where asked for."""
+    truth, prediction = np.zeros((2, 16, 16), int)
+    truth[2:6, 2:6] = prediction[2:6, 2:6] = int(found)
+    truth[2:6, 10:14] = int(missed)
+    prediction[10:14, 2:6] = int(invented)
+    image = np.zeros((16, 16, 3) if colour else (16, 16))
+    return {"case": name, "score": 0.5, "image": image, "truth": truth, "prediction": prediction}
+
+
+@pytest.mark.parametrize("colour", [False, True], ids=["grey", "RGB"])
+@pytest.mark.parametrize("number", [1, 6])
+def test_every_row_shows_where_truth_and_prediction_differ(tmp_path, number, colour):
+    figure = figures.cases([picture_of(f"case {n}", colour=colour) for n in range(number)], "the worst cases")
+    picture = pixels(figure, tmp_path)
+    assert len(figure.axes) == 4 * number
+    for axes in figure.axes[3::4]:
+        seen = panel(picture, axes)
+        square = seen.shape[0] * seen.shape[1] / 16
+        for colour_of in (RIGHT, MISSED, INVENTED):
+            assert count(seen, half(colour_of)) == pytest.approx(square, rel=0.25)
+        # Where they stand: found upper left, missed upper right, invented lower left.
+        height, width = seen.shape[0] // 2, seen.shape[1] // 2
+        assert count(seen[:height, :width], half(RIGHT)) > 0
+        assert count(seen[:height, width:], half(MISSED)) > 0
+        assert count(seen[height:, :width], half(INVENTED)) > 0
+        assert count(seen[height:, width:], BLACK) == pytest.approx(seen.shape[0] * seen.shape[1] / 4, rel=0.1)
+
+
+def test_what_did_not_happen_is_not_shown(tmp_path):
+    figure = figures.cases([picture_of("a", missed=False, invented=False)], "")
+    seen = panel(pixels(figure, tmp_path), figure.axes[3])
+    assert count(seen, half(RIGHT)) > 0
+    assert count(seen, half(MISSED)) == count(seen, half(INVENTED)) == 0
+
+
+def test_rows_are_labelled_and_columns_are_named():
+    figure = figures.cases([picture_of("slide 1/a"), picture_of("b")], "validation: the worst cases")
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["image", "truth", "prediction", "where they differ"]
+    assert [axes.get_ylabel() for axes in figure.axes[::4]] == ["slide 1/a\n0.5000", "b\n0.5000"]
+    assert figure.get_suptitle() == "validation: the worst cases"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "found",
+        "missed",
+        "invented, or another class",
+    ]
+    patches = [patch.get_facecolor()[:3] for patch in figure.legends[0].get_patches()]
+    assert patches == [RIGHT, MISSED, INVENTED]
+
+
+def test_truth_and_prediction_share_their_colours(tmp_path):
+    made = picture_of("a", missed=False, invented=False)
+    made["truth"] = made["truth"] * 2  # class 2, and the prediction says class 1
+    figure = figures.cases([made], "")
+    picture = pixels(figure, tmp_path)
+    square = [panel(picture, axes)[25:30, 25:30].mean(axis=(0, 1)) for axes in figure.axes[1:3]]
+    assert np.abs(square[0] - square[1]).max() > 0.1, "another class has another colour"
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+def history(*scores):
+    return [
+        {"epoch": epoch, "train/loss": 1 / epoch, **({} if score is None else {"val/mean_dice": score})}
+        for epoch, score in enumerate(scores, 1)
+    ]
+
+
+def test_the_best_epoch_is_marked(tmp_path):
+    figure = figures.curves(history(0.25, None, 0.75, float("nan"), 0.5))
+    loss, score = figure.axes
+    np.testing.assert_array_equal(loss.lines[0].get_xdata(), [1, 2, 3, 4, 5])
+    np.testing.assert_allclose(loss.lines[0].get_ydata(), [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5])
+    line, mark = score.lines
+    np.testing.assert_array_equal(line.get_xdata(), [1, 3, 5])
+    np.testing.assert_array_equal(line.get_ydata(), [0.25, 0.75, 0.5])
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (3, 0.75)
+    assert mark.get_label() == "best 0.7500, epoch 3"
+    assert score.get_ylabel() == "mean dice"
+    assert count(pixels(figure, tmp_path), MISSED) > 5, "the mark is seen"
+
+
+@pytest.mark.parametrize(("scores", "validated"), [([0.5], True), ([0.5] * 300, True), ([None] * 3, False)])
+def test_curves_are_seen_for_one_and_for_many_epochs(tmp_path, scores, validated):
+    figure = figures.curves(history(*scores))
+    picture = pixels(figure, tmp_path, dpi=150)  # lines of 3 pixels, so that some are not blended with the white
+    loss, score = (panel(picture, axes) for axes in figure.axes)
+    assert count(loss, RIGHT) > 5
+    assert (count(score, MISSED) > 0) is validated
+    if len(scores) > 1 and validated:
+        assert count(score, RIGHT) > 5
+
+
+def test_all_n_a_draws_no_score():
+    figure = figures.curves(history(float("nan"), float("nan")))
+    assert not figure.axes[1].lines
+
+
+# --- save -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_figure_is_a_png_of_the_size_asked_for(tmp_path):
+    figures.save(figures.curves(history(0.5, 0.6)), tmp_path / "new" / "curves.png", dpi=40)
+    with Image.open(tmp_path / "new" / "curves.png") as image:
+        assert image.format == "PNG"
+        assert image.size == (9 * 40, 3.4 * 40)
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["curves.png"]

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from volume_files import PIXELS, VOXELS, itk_image, refused
+
+from pipeline.errors import InputError
+from pipeline.volumes.reading import read_header, read_volume
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd"])
+def test_itk_formats_packed_or_not(tmp_path, suffix, compressed):
+    sitk.WriteImage(itk_image(), str(tmp_path / f"a{suffix}"), compressed)
+    np.testing.assert_array_equal(read_volume(tmp_path / f"a{suffix}", 3).array, VOXELS[None])
+
+
+def test_vector_images_become_channels(tmp_path):
+    voxels = np.arange(2 * 3 * 4 * 2, dtype=np.float32).reshape(2, 3, 4, 2)
+    vector = sitk.Compose([itk_image(voxels[..., 0]), itk_image(voxels[..., 1])])
+    for name in ("a.nrrd", "a.mha"):
+        sitk.WriteImage(vector, str(tmp_path / name))
+        volume = read_volume(tmp_path / name, 3)
+        assert volume.channels == read_header(tmp_path / name, 3).channels == 2
+        np.testing.assert_array_equal(volume.array, np.moveaxis(voxels, -1, 0), err_msg=name)
+
+
+def test_2d_metaimage_and_its_slice(tmp_path):
+    flat = sitk.GetImageFromArray(PIXELS)  # (y, x)
+    flat.SetSpacing([0.5, 0.25])
+    flat.SetOrigin([1, -2])
+    sitk.WriteImage(flat, str(tmp_path / "flat.mha"))
+    sitk.WriteImage(sitk.JoinSeries(flat), str(tmp_path / "slice.mha"))
+    expected = [[-0.5, 0, 0, -1], [0, -0.25, 0, 2], [0, 0, 1, 0], [0, 0, 0, 1]]
+    for name, dims in (("flat.mha", 2), ("slice.mha", 3)):
+        volume = read_volume(tmp_path / name, 2)
+        np.testing.assert_array_equal(volume.array, PIXELS.T[None])
+        np.testing.assert_allclose(volume.affine, expected)
+        assert volume.stored_dims == dims
+    refused(tmp_path / "flat.mha", 3, "holds one 2D image")
+
+
+@pytest.mark.parametrize(
+    ("line", "damaged", "text"),
+    [
+        ("Offset = -10 20 30", "Offset = inf 20 30", "offset is not finite"),
+        ("Offset = -10 20 30", "Offset = ten 20 30", "could not convert string to float"),
+        ("ElementSpacing = 1.5 2 3", "ElementSpacing = nan 2 3", "elementspacing is not finite"),
+        ("ElementSpacing = 1.5 2 3", "ElementSpacing = 0 2 3", "an axis of length 0"),
+        ("TransformMatrix = 1 0 0", "TransformMatrix = 1 0.1 0", "affine is sheared"),
+    ],
+)
+def test_metaimage_geometry_that_is_broken(tmp_path, line, damaged, text):
+    sitk.WriteImage(itk_image(), str(tmp_path / "a.mha"))
+    whole = (tmp_path / "a.mha").read_bytes()
+    assert line.encode() in whole
+    (tmp_path / "a.mha").write_bytes(whole.replace(line.encode(), damaged.encode()))
+    refused(tmp_path / "a.mha", 3, text)
+
+
+def test_more_axes_and_voxels_that_are_no_numbers(tmp_path, monkeypatch):
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 2, 2, 2)), isVector=False), str(tmp_path / "4d.mha"))
+    refused(tmp_path / "4d.mha", 3, "has 4 axes")
+    sitk.WriteImage(itk_image(), str(tmp_path / "text.nrrd"))
+    text = (tmp_path / "text.nrrd").read_bytes().replace(b"encoding: raw", b"encoding: text")
+    (tmp_path / "text.nrrd").write_bytes(text)
+    refused(tmp_path / "text.nrrd", 3, "of text or of several files")
+    monkeypatch.setattr(sitk, "GetPixelIDValueAsString", lambda number: "complex of 32-bit float")
+    sitk.WriteImage(itk_image(), str(tmp_path / "complex.mha"))
+    refused(tmp_path / "complex.mha", 3, "holds voxels of type 'complex of 32-bit float'")
+
+
+def test_truncated_voxels_beside_a_header(tmp_path):
+    for packed in (False, True):
+        sitk.WriteImage(itk_image(), str(tmp_path / "a.mhd"), packed)
+        voxels = tmp_path / ("a.zraw" if packed else "a.raw")
+        voxels.write_bytes(voxels.read_bytes()[:-8])
+        refused(tmp_path / "a.mhd", 3, "truncated")
+        voxels.unlink()
+        with pytest.raises(InputError, match="does not exist") as caught:
+            read_volume(tmp_path / "a.mhd", 3)
+        assert caught.value.file == str(voxels)
+
+
+def test_packed_voxels_of_another_number_than_the_header_claims(tmp_path):
+    sitk.WriteImage(itk_image(), str(tmp_path / "a.mha"), True)
+    fewer = (tmp_path / "a.mha").read_bytes().replace(b"DimSize = 2 3 4", b"DimSize = 2 3 3")
+    (tmp_path / "a.mha").write_bytes(fewer)
+    refused(tmp_path / "a.mha", 3, "unpacks to 48 bytes of voxels, the header claims 36")
+
+
+def test_claims_beyond_the_file_are_refused_before_memory_is_taken(tmp_path):
+    for packed in (False, True):
+        for suffix, key in ((".mha", "DimSize = "), (".nrrd", "sizes: ")):
+            file = tmp_path / f"{packed}{suffix}"
+            sitk.WriteImage(itk_image(), str(file), packed)
+            claim = file.read_bytes().replace(f"{key}2 3 4".encode(), f"{key}30000 30000 30000".encode())
+            file.write_bytes(claim)
+            refused(file, 3, "is truncated: the header claims 54000000000000 bytes")
