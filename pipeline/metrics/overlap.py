@@ -1,4 +1,4 @@
-"""Overlap of two label maps, class by class: Dice and intersection over union."""
+"""Overlap of two label maps: Dice and intersection over union, class by class, and accuracy."""
 
 from __future__ import annotations
 
@@ -45,6 +45,19 @@ def iou(truth: ArrayLike, prediction: ArrayLike, classes: int) -> NDArray[np.flo
     """
     both, in_truth, in_prediction = overlap_counts(truth, prediction, classes).T
     return _ratio(both, in_truth + in_prediction - both, in_truth)
+
+
+def accuracy(truth: ArrayLike, prediction: ArrayLike) -> float:
+    """Return the share of voxels whose class is right, background included; nan (n/a) where the truth is only that.
+
+    Args:
+        truth: class indices, 0 is background.
+        prediction: class indices of the same shape.
+    """
+    truth, prediction = np.asarray(truth).ravel(), np.asarray(prediction).ravel()
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth has {truth.size} voxels, the prediction {prediction.size}")
+    return float(np.mean(truth == prediction)) if truth.any() else float("nan")
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64], in_truth: NDArray[np.int64]) -> NDArray[np.float64]:

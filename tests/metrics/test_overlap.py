@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.metrics.overlap import dice, iou, overlap_counts
+from pipeline.metrics.overlap import accuracy, dice, iou, overlap_counts
 
 TRUTH = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 2], [0, 0, 0, 2]])
 N_A = float("nan")
@@ -36,13 +36,34 @@ def test_a_class_that_the_truth_lacks_is_not_applicable():
     np.testing.assert_array_equal(iou(empty, TRUTH, 3)[1:], [N_A, N_A])
 
 
+# voxels of 16 whose class is right
+RIGHT = {
+    "identical": 16,
+    "shifted by one column": 8,  # two in each row
+    "half of class 1": 14,
+    "classes exchanged": 10,
+    "prediction empty": 10,
+    "merged into class 1": 14,
+}
+
+
+@pytest.mark.parametrize(("name", "prediction"), [pair[:2] for pair in PAIRS], ids=[pair[0] for pair in PAIRS])
+def test_accuracy(name, prediction):
+    assert accuracy(TRUTH, prediction) == RIGHT[name] / 16
+    assert accuracy(np.stack([TRUTH] * 3), np.stack([prediction] * 3)) == RIGHT[name] / 16
+    assert np.isnan(accuracy(np.zeros_like(TRUTH), prediction))
+    with pytest.raises(ValueError, match="truth has 16 voxels, the prediction 12"):
+        accuracy(TRUTH, prediction[1:])
+
+
 def test_against_scikit_learn_on_random_labels():
-    from sklearn.metrics import f1_score, jaccard_score
+    from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 
     random = np.random.default_rng(0)
     truth, prediction = random.integers(4, size=(2, 20, 30))
     expected = f1_score(truth.ravel(), prediction.ravel(), average=None)
     np.testing.assert_allclose(dice(truth, prediction, 4), expected)
+    assert accuracy(truth, prediction) == pytest.approx(accuracy_score(truth.ravel(), prediction.ravel()))
     np.testing.assert_allclose(
         iou(truth, prediction, 4), jaccard_score(truth.ravel(), prediction.ravel(), average=None)
     )
