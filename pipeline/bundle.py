@@ -225,17 +225,14 @@ def export(folder: Path, config: Mapping[str, Any], source: Path, data_list: Pat
     configs = folder / "configs"
     train = {**config, "bundle_root": MOVABLE_ROOT, "resume": False, "run_name": None}
     if data_list is not None:
-        shutil.copyfile(data_list, _made(configs) / "data_list.json")
+        _copy(data_list, configs / "data_list.json")
         train["data_list"] = "$@bundle_root + '/configs/data_list.json'"
     write_config(configs / "train.json", train)
     for name in ("evaluate.json", "multi_gpu.json", "logging.conf"):
-        if (source / name).is_file() and source.resolve() != configs.resolve():
-            shutil.copyfile(source / name, configs / name)
+        _copy(source / name, configs / name)
     if (source / "inference.json").is_file():
         write_config(configs / "inference.json", inference_config(config, source / "inference.json"))
-    licence = source.parent / "LICENSE"
-    if licence.is_file() and not (folder / "LICENSE").exists():
-        shutil.copyfile(licence, folder / "LICENSE")
+    _copy(source.parent / "LICENSE", folder / "LICENSE")
 
 
 def inference_config(train: Mapping[str, Any], inference_file: Path) -> dict[str, Any]:
@@ -251,6 +248,8 @@ def write_config(file: Path, config: Mapping[str, Any]) -> None:
     atomic_write_text(file, json.dumps(config, indent=4) + "\n")
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file if there is one; a run that is resumed by its own configs has it in place already."""
+    if source.is_file() and source.resolve() != target.resolve():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)

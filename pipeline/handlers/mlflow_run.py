@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from ignite.engine import Events
+from monai.engines.trainer import SupervisedTrainer
 from monai.engines.workflow import Workflow
 
 from pipeline import provenance
@@ -75,7 +76,7 @@ class MLflowRun:
                 mlflow_run_id=run_id, mlflow_uri=self.tracking.uri, mlflow_experiment=self.tracking.experiment
             )
 
-    def _iteration(self, engine: Workflow) -> None:
+    def _iteration(self, engine: SupervisedTrainer) -> None:
         loss, rate = engine.state.output["loss"].item(), engine.optimizer.param_groups[0]["lr"]
         values = {"train/iteration_loss": loss, "train/iteration_learning_rate": float(rate)}
         self.tracking.metrics(values, engine.state.iteration)

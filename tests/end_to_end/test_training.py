@@ -231,6 +231,20 @@ def test_the_model_in_mlflow_predicts_as_the_one_in_the_run(run_bundle, only_run
         torch.testing.assert_close(loaded(image), network(image))
 
 
+def test_a_run_can_be_resumed_by_the_configs_it_left(run_bundle, tmp_path):
+    run_bundle("training", "train.json", epochs=1, run_name="a")
+    run = tmp_path / "runs" / "a"
+    run_bundle("training", run / "configs" / "train.json", epochs=2, run_name="a", resume=True)
+    assert last(run)["trainer"]["epoch"] == 2
+    (again,) = (tmp_path / "runs").iterdir()
+    assert again == run
+
+
+def test_a_compiled_network_trains_and_leaves_plain_weights(run_bundle, only_run):
+    run_bundle("training", "train.json", epochs=1, **{"compile": True})
+    assert not any("_orig_mod" in name for name in weights(only_run()))
+
+
 def test_early_stopping(run_bundle, only_run):
     # A network that learns nothing has its best epoch first.
     run_bundle("training", "train.json", epochs=20, patience=3, learning_rate=0.0, **{"network_def#norm": None})
