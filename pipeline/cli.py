@@ -5,9 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import InputError
+
+PUBLIC_LAYOUTS = {  # what they show, and which of READER_OPTIONS they take
+    "isbi2012": ("ISBI 2012 challenge: membranes in electron microscopy, stacks or numbered slices", []),
+    "cell_tracking": ("Cell Tracking Challenge: one data set with the sequences 01, 02", ["seed", "truth"]),
+    "dsb2018": ("Data Science Bowl 2018: nuclei, one mask each or numbered", ["seed", "channels"]),
+    "bbbc039": ("BBBC039: fluorescent nuclei with their published splits", ["seed"]),
+    "isic": ("ISIC 2017 or 2018: skin lesions with their published splits", ["seed"]),
+    "siim_acr": ("SIIM-ACR pneumothorax: DICOM radiographs and a table of runs", ["seed"]),
+    "decathlon": ("Medical Segmentation Decathlon: one task with its dataset.json", ["seed"]),
+}
+READER_OPTIONS: dict[str, dict[str, Any]] = {
+    "seed": {"type": int, "help": "seed of the folds (0)"},
+    "truth": {"choices": ["gold", "silver"], "help": "masks by experts, or by the majority of programs (gold)"},
+    "channels": {"choices": ["grey", "rgb"], "help": "of every image (rgb if one is coloured, otherwise grey)"},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -92,6 +108,29 @@ def _add_datalist(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     embedded.add_argument("name", choices=["cells", "organs"])
     embedded.add_argument("-o", "--output", required=True, help="the list to write, JSON")
     embedded.set_defaults(call=_list_embedded)
+    for name, (shows, options) in PUBLIC_LAYOUTS.items():
+        _add_public(layouts, name, shows, options)
+
+
+def _add_public(
+    layouts: argparse._SubParsersAction[argparse.ArgumentParser], name: str, shows: str, options: Sequence[str]
+) -> None:
+    layout = layouts.add_parser(
+        name,
+        help=shows,
+        argument_default=argparse.SUPPRESS,  # what is not given is left to the reader's own defaults
+        epilog=f"example: python -m pipeline datalist {name} downloads/{name} -o data_lists/{name}.json "
+        f"--dataset_dir data/{name}",
+    )
+    layout.add_argument("folder", help="the data set as it was downloaded; an error shows the files it should hold")
+    layout.add_argument("-o", "--output", required=True, help="the list to write, JSON")
+    layout.add_argument(
+        "--dataset_dir", help="where the list's paths begin: for converted files, and links to what stays as it is"
+    )
+    layout.add_argument("--folds", type=int, dest="n_folds", help="number of folds")
+    for option in options:
+        layout.add_argument(f"--{option}", **READER_OPTIONS[option])
+    layout.set_defaults(call=_list_public, layout=name)
 
 
 def _add_embedded(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -127,6 +166,20 @@ def _list_folders(options: argparse.Namespace) -> None:
     print(f"{len(found.cases)} cases in {len(found.folds)} folds, classes: {', '.join(found.classes)}")
     for file, reason in listing.left_out:
         print(f"left out: {file}: {reason}")
+    print(f"wrote {options.output}; train with --data_list {options.output} --dataset_dir {listing.dataset_dir}")
+
+
+def _list_public(options: argparse.Namespace) -> None:
+    from importlib import import_module
+
+    from pipeline.datalists.datalist import save_data_list
+    from pipeline.datalists.summary import describe
+
+    chosen = {key: value for key, value in vars(options).items() if key not in ("call", "layout", "output")}
+    listing = getattr(import_module(f"pipeline.datalists.{options.layout}"), f"list_{options.layout}")(**chosen)
+    lines = describe(listing)
+    save_data_list(listing.data_list, options.output)
+    print(*lines, sep="\n")
     print(f"wrote {options.output}; train with --data_list {options.output} --dataset_dir {listing.dataset_dir}")
 
 

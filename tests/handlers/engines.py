@@ -57,7 +57,7 @@ def scoring_evaluator(cases, class_names, handlers=(), scores=None):
 
 def label_loss(prediction, label):
     """A loss that is the mean label, so that a test can choose it, and that moves every weight."""
-    return label.mean() + prediction.sum() - prediction.sum().detach()
+    return label.mean() + (prediction - prediction.detach()).sum()
 
 
 def batch_of(loss):

@@ -51,6 +51,7 @@ def test_only_epochs_with_a_validation_have_scores(interval, epochs):
 
 def test_validated_means_in_the_present_epoch():
     evaluator, engine = scripted_evaluator([0.5, 0.5]), trainer()
+    assert not validated(engine, evaluator), "neither has begun"
     engine.state.epoch = 1
     assert not validated(engine, evaluator)
     evaluator.run(1)

@@ -41,7 +41,11 @@ def training(folder, uri, *, config=None, resume=False, scores=(0.5, 0.75, 0.25)
     tracking = Tracking(uri, "discs", system_metrics_every=0)
     handler = MLflowRun(tracking, run, config or {"epochs": 3}, evaluator, **options)
     engine = trainer(
-        [History(optimizer, evaluator), handler], epochs=epochs or len(scores), network=network, evaluator=evaluator
+        [History(optimizer, evaluator), handler],
+        epochs=epochs or len(scores),
+        network=network,
+        optimizer=optimizer,
+        evaluator=evaluator,
     )
     return SimpleNamespace(engine=engine, run=run, evaluator=evaluator, uri=uri, tracking=tracking)
 
@@ -76,6 +80,7 @@ def test_a_finished_training(tmp_path, uri):
     assert run.data.tags["run_folder"] == str(tmp_path / "runs" / "a")
     assert "error" not in run.data.tags
     assert steps(made, "train/iteration_loss") == {1: 1.0, 2: 1.0, 3: 1.0}
+    assert steps(made, "train/iteration_learning_rate") == {1: 0.1, 2: 0.1, 3: 0.1}
     assert steps(made, "val/mean_dice") == {1: 0.5, 2: 0.75, 3: 0.25}
     assert steps(made, "best/mean_dice") == {3: 0.75}
     assert steps(made, "best/epoch") == {3: 2}
@@ -182,9 +187,10 @@ def test_a_resumed_training_continues_its_own_run(tmp_path, uri):
     with pytest.raises(KeyboardInterrupt):
         first.engine.run()
     pretend_checkpoint(first.run)
+    run_id = tracked(first).info.run_id
     again = training(tmp_path / "runs", uri, resume=True)
     again.engine.run()
-    assert tracked(again).info.run_id == tracked(first).info.run_id
+    assert tracked(again).info.run_id == run_id
     assert tracked(again).info.status == "FINISHED"
     assert steps(again, "train/iteration_loss") == {1: 1.0, 2: 1.0, 3: 1.0}
 
