@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,10 +51,12 @@ class ConvBlock(Level):
         in_channels: channels of the input.
         out_channels: channels after the first and after the second convolution.
         kernel_size: odd width of the kernels in voxels, per axis.
+        first_kernel: that of the first convolution, if it differs.
         padding: "same" (zeros around the input) or "valid" (none).
         norm: as `norm_layer` takes it.
         activation: as `activation_layer` takes it.
         dropout: probability with which a value of the output is dropped in training, in [0, 1).
+        refine: what happens to the map at the end, (N, out_channels, *size) -> the same; None: nothing.
     """
 
     def __init__(
@@ -63,28 +66,30 @@ class ConvBlock(Level):
         out_channels: int,
         *,
         kernel_size: Sequence[int],
+        first_kernel: Sequence[int] | None = None,
         padding: str = "same",
         norm: Layer | None = None,
         activation: Layer = "relu",
         dropout: float = 0.0,
+        refine: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        border = [width // 2 if padding == "same" else 0 for width in kernel_size]
-        convolution = Conv[Conv.CONV, spatial_dims]
         bias = norm is None  # a normalisation has its own
-        self.conv1 = convolution(in_channels, out_channels, tuple(kernel_size), padding=tuple(border), bias=bias)
+        convolve = partial(_convolution, spatial_dims, padding=padding, bias=bias)
+        self.conv1 = convolve(in_channels, out_channels, first_kernel or kernel_size)
         self.norm1 = norm_layer(norm, spatial_dims, out_channels)
         self.act1 = activation_layer(activation)
-        self.conv2 = convolution(out_channels, out_channels, tuple(kernel_size), padding=tuple(border), bias=bias)
+        self.conv2 = convolve(out_channels, out_channels, kernel_size)
         self.norm2 = norm_layer(norm, spatial_dims, out_channels)
         self.act2 = activation_layer(activation)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.refine = nn.Identity() if refine is None else refine
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve twice."""
+        """Convolve twice, then refine."""
         x = self.act1(self.norm1(self.conv1(x)))
         x = self.act2(self.norm2(self.conv2(x)))
-        return self.dropout(x)
+        return self.refine(self.dropout(x))
 
 
 class Down(Level):
@@ -166,6 +171,7 @@ def upsampling(
     stride: Sequence[int],
     mode: str = "deconv",
     padding: str = "same",
+    norm: Layer | None = None,
 ) -> nn.Module:
     """Module that enlarges a map and changes its channels.
 
@@ -180,14 +186,18 @@ def upsampling(
         mode: "deconv", a transposed convolution as wide as the stride (the paper's "up-convolution"), or a 1x1
             convolution and interpolation: "nearest", "linear", "cubic" (2D only).
         padding: "same" or "valid".
+        norm: what follows, as `norm_layer` takes it.
     """
+    bias = norm is None
+    end = [] if norm is None else [norm_layer(norm, spatial_dims, out_channels)]
     if mode == "deconv":
-        return Conv[Conv.CONVTRANS, spatial_dims](in_channels, out_channels, tuple(stride), tuple(stride))
+        layer = Conv[Conv.CONVTRANS, spatial_dims](in_channels, out_channels, tuple(stride), tuple(stride), bias=bias)
+        return nn.Sequential(layer, *end) if end else layer
     enlarge = nn.Upsample(scale_factor=tuple(map(float, stride)), mode=INTERPOLATION[mode][spatial_dims])
     made_up = [extrapolated(mode, factor) if padding == "valid" else 0 for factor in stride]
+    trim = [Trim(made_up)] if any(made_up) else []
     # The convolution goes first: it commutes with the interpolation, and the smaller map has a quarter of the voxels.
-    layers = [Conv[Conv.CONV, spatial_dims](in_channels, out_channels, 1), enlarge]
-    return nn.Sequential(*layers, Trim(made_up)) if any(made_up) else nn.Sequential(*layers)
+    return nn.Sequential(Conv[Conv.CONV, spatial_dims](in_channels, out_channels, 1, bias=bias), enlarge, *trim, *end)
 
 
 def extrapolated(mode: str, stride: int) -> int:
@@ -231,7 +241,7 @@ def he_initialise(module: nn.Module) -> None:
     He et al. 2015 (https://arxiv.org/abs/1502.01852), as section 3 of the U-Net paper has it.
     """
     if isinstance(module, nn.Conv2d | nn.Conv3d):
-        incoming = module.in_channels * math.prod(module.kernel_size)  # 64 channels, 3x3: 576
+        incoming = module.in_channels // module.groups * math.prod(module.kernel_size)  # 64 channels, 3x3: 576
     elif isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d):
         # The kernel is as wide as the stride, so its copies do not overlap: a voxel of the output receives one voxel of
         # the input, once per channel. 1024 to 512 channels, 2x2: N = 1024 (PyTorch's fan_in would be 512 * 4).
@@ -250,6 +260,13 @@ def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
         near = difflib.get_close_matches(str(value), choices, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(map(repr, choices))}"
         raise InputError(f"{argument}={value!r} is unknown", remedy=remedy)
+
+
+def _convolution(
+    spatial_dims: int, in_channels: int, out_channels: int, kernel: Sequence[int], *, padding: str, bias: bool
+) -> nn.Module:
+    border = tuple(width // 2 if padding == "same" else 0 for width in kernel)
+    return Conv[Conv.CONV, spatial_dims](in_channels, out_channels, tuple(kernel), padding=border, bias=bias)
 
 
 def _name_and_arguments(argument: str, layer: Layer, names: Iterable[str]) -> tuple[str, dict[str, Any]]:

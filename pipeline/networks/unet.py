@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch
 from monai.networks.layers.factories import Conv
 from torch import nn
 
 from pipeline.errors import InputError
+from pipeline.networks.attention import refinements
 from pipeline.networks.blocks import (
     INTERPOLATION,
     ConvBlock,
@@ -43,10 +45,16 @@ class UNet(nn.Module):
         norm: None, "batch", "instance", "group", or a pair such as ("group", {"num_groups": 4}).
         activation: a name in MONAI's `Act` factory, or a pair such as ("leakyrelu", {"negative_slope": 0.1}).
         upsample: "deconv", or 1x1 convolution and interpolation: "nearest", "linear", "cubic" (2D only).
+        upsample_norm: whether the norm also follows the up-sampling.
         dropout: probability at the end of the contracting path, which is its two lowest levels, in [0, 1).
         kernel_size: odd width of the convolutions in voxels, for all axes or per axis.
+        stem_kernel: that of the first convolution, such as 7; None: `kernel_size`.
         strides: factor between two levels: one for all, or one per step down, each for all axes or per axis, such as
             ((1, 2, 2), 2) for three levels and thick slices.
+        context: correct the lowest map and those of the expanding path by their averages over the image (`Context`).
+        attention: None, "global" (`GlobalAttention`), or "separate" for each class (`SeparateAttention`).
+        attention_levels: one or more levels for it, from 0 at full resolution; -1 is the lowest.
+        attention_queries: learned regions of the attention, 2 or more.
         deep_supervision: in training, return a list of logits: at full resolution, then at each lower level's.
         checkpointing: in training, compute each level twice to save memory.
 
@@ -66,32 +74,47 @@ class UNet(nn.Module):
         norm: Layer | None = None,
         activation: Layer = "relu",
         upsample: str = "deconv",
+        upsample_norm: bool = False,
         dropout: float = 0.0,
         kernel_size: Size = 3,
+        stem_kernel: Size | None = None,
         strides: int | Sequence[Size] = 2,
+        context: bool = False,
+        attention: str | None = None,
+        attention_levels: int | Sequence[int] = -1,
+        attention_queries: int = 16,
         deep_supervision: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        _check_choices(spatial_dims, padding, upsample, deep_supervision)
+        _check_choices(spatial_dims, padding, upsample)
+        _check_combinations(padding, norm, upsample_norm, deep_supervision, context or attention is not None)
         _check_numbers(in_channels, out_channels, channels, dropout)
-        kernel = _kernel(kernel_size, spatial_dims)
+        kernel = _kernel("kernel_size", kernel_size, spatial_dims)
+        stem = _kernel("stem_kernel", kernel_size if stem_kernel is None else stem_kernel, spatial_dims)
         steps = _steps(strides, spatial_dims, len(channels) - 1)
         self.spatial_dims, self.in_channels, self.out_channels = spatial_dims, in_channels, out_channels
         self.deep_supervision = deep_supervision
-        self._set_sizes(kernel, steps, padding, upsample)
+        self._set_sizes(kernel, stem, steps, padding, upsample)
 
         convolve = partial(
             ConvBlock, spatial_dims, kernel_size=kernel, padding=padding, norm=norm, activation=activation
         )
-        enlarge = partial(upsampling, spatial_dims, mode=upsample, padding=padding)
+        grow = partial(upsampling, spatial_dims, mode=upsample, padding=padding, norm=norm if upsample_norm else None)
+        refine = refinements(
+            spatial_dims, channels, kernel, out_channels, context, attention, attention_levels, attention_queries
+        )
         # The paper says drop-out "layers", and the network that its authors released has them on the two lowest levels.
         drops = [0.0] * (len(channels) - 2) + [dropout, dropout]
-        self.first = convolve(in_channels, channels[0], dropout=drops[0])
+        self.first = convolve(in_channels, channels[0], first_kernel=stem, dropout=drops[0])
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
-        for above, below, step, drop in zip(channels[:-1], channels[1:], steps, drops[1:], strict=True):
-            self.downs.append(Down(spatial_dims, step, convolve(above, below, dropout=drop)))
-            self.ups.insert(0, Up(enlarge(below, above, stride=step), convolve(2 * above, above), padding))
+        for level, (above, below) in enumerate(pairwise(channels)):
+            # The lowest map is refined where it is made, every other one on the way up.
+            end = refine[-1] if level == len(steps) - 1 else None
+            down = convolve(above, below, dropout=drops[level + 1], refine=end)
+            up = convolve(2 * above, above, refine=refine[level])
+            self.downs.append(Down(spatial_dims, steps[level], down))
+            self.ups.insert(0, Up(grow(below, above, stride=steps[level]), up, padding))
         outputs = channels[:-1] if deep_supervision else channels[:1]
         self.heads = nn.ModuleList(Conv[Conv.CONV, spatial_dims](width, out_channels, 1) for width in outputs)
         self.apply(he_initialise)
@@ -143,12 +166,14 @@ class UNet(nn.Module):
         below = length - (length - smallest) % step
         return [length] if below == length else [below, below + step]
 
-    def _set_sizes(self, kernel: Sequence[int], steps: Sequence[Sequence[int]], padding: str, upsample: str) -> None:
+    def _set_sizes(
+        self, kernel: Sequence[int], stem: Sequence[int], steps: Sequence[Sequence[int]], padding: str, upsample: str
+    ) -> None:
         strides = list(zip(*steps, strict=True))  # of one axis, from full resolution down
         self.divisor = tuple(map(math.prod, strides))
         ends = [(1, 1)] * self.spatial_dims
         if padding == "valid":
-            ends = [_smallest(width, factors, upsample) for width, factors in zip(kernel, strides, strict=True)]
+            ends = [_smallest(*axis, upsample) for axis in zip(kernel, stem, strides, strict=True)]
         self._smallest = tuple(before for before, _ in ends)
         self._step = self.divisor if padding == "valid" else (1,) * self.spatial_dims
         self.margin = tuple(before - after for before, after in ends)
@@ -169,7 +194,7 @@ class UNet(nn.Module):
         self.output_size(x.shape[2:])
 
 
-def _smallest(kernel: int, strides: Sequence[int], upsample: str) -> tuple[int, int]:
+def _smallest(kernel: int, stem: int, strides: Sequence[int], upsample: str) -> tuple[int, int]:
     """Shortest axis that valid convolutions can take, and the length of its output: (188, 4) for the paper's.
 
     Every other length that they can take is greater by a multiple of the strides' product, as is its output.
@@ -183,7 +208,7 @@ def _smallest(kernel: int, strides: Sequence[int], upsample: str) -> tuple[int, 
     for stride, made_up in zip(reversed(strides), reversed(cut), strict=True):
         before = stride * before + lost  # 20, 44, 92, 188
         after = stride * after - made_up - lost  # 4, 4, 4, 4
-    return before, after
+    return before + stem - kernel, after
 
 
 def _per_axis(argument: str, value: Size, spatial_dims: int) -> tuple[int, ...]:
@@ -194,10 +219,10 @@ def _per_axis(argument: str, value: Size, spatial_dims: int) -> tuple[int, ...]:
     return values
 
 
-def _kernel(kernel_size: Size, spatial_dims: int) -> tuple[int, ...]:
-    kernel = _per_axis("kernel_size", kernel_size, spatial_dims)
+def _kernel(argument: str, value: Size, spatial_dims: int) -> tuple[int, ...]:
+    kernel = _per_axis(argument, value, spatial_dims)
     if any(width % 2 == 0 for width in kernel):
-        raise InputError(f"kernel_size={kernel_size!r} is even, so no voxel is its centre", remedy="use odd numbers")
+        raise InputError(f"{argument}={value!r} is even, so no voxel is its centre", remedy="use odd numbers")
     return kernel
 
 
@@ -210,13 +235,23 @@ def _steps(strides: int | Sequence[Size], spatial_dims: int, count: int) -> list
     return [_per_axis("strides", step, spatial_dims) for step in steps]
 
 
-def _check_choices(spatial_dims: int, padding: str, upsample: str, deep_supervision: bool) -> None:
+def _check_choices(spatial_dims: int, padding: str, upsample: str) -> None:
     if spatial_dims not in (2, 3):
         raise InputError(f"spatial_dims={spatial_dims!r} is neither 2 nor 3")
     check_choice("padding", padding, ("same", "valid"))
     check_choice("upsample", upsample, ("deconv", *INTERPOLATION))
     if upsample == "cubic" and spatial_dims == 3:
         raise InputError("upsample='cubic' exists in 2D only", remedy="use 'linear'")
+
+
+def _check_combinations(
+    padding: str, norm: Layer | None, upsample_norm: bool, deep_supervision: bool, sees_all: bool
+) -> None:
+    if upsample_norm and norm is None:
+        raise InputError("upsample_norm=True without a norm", remedy="name one, such as norm='batch'")
+    if sees_all and padding == "valid":
+        reason = "context or attention with padding='valid': the output of a tile would depend on where it was cut"
+        raise InputError(reason, remedy="use padding='same'")
     if deep_supervision and padding == "valid":
         reason = "deep_supervision with padding='valid': the lower levels would cover more of the image than the output"
         raise InputError(reason, remedy="use padding='same'")

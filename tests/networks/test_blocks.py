@@ -62,6 +62,18 @@ def test_kernel_of_each_axis():
     assert block(torch.zeros(2, 1, 6, 6, 10)).shape == (2, 4, 6, 2, 2)
 
 
+def test_kernel_of_the_first_convolution():
+    block = ConvBlock(2, 1, 4, kernel_size=(3, 3), first_kernel=(7, 5), padding="valid")
+    assert block(torch.zeros(1, 1, 12, 12)).shape == (1, 4, 4, 6)  # 12 - 6 - 2 and 12 - 4 - 2
+    same = ConvBlock(2, 1, 4, kernel_size=(3, 3), first_kernel=(7, 5))
+    assert same(torch.zeros(1, 1, 12, 12)).shape == (1, 4, 12, 12)
+
+
+def test_refinement_comes_last():
+    block = ones(ConvBlock(2, 1, 1, kernel_size=(1, 1), refine=nn.Threshold(2.5, -1)))
+    torch.testing.assert_close(block(torch.tensor([[[[2.0, 3.0]]]])), torch.tensor([[[[-1.0, 3.0]]]]))
+
+
 def test_convolution_has_no_bias_under_a_norm():
     assert ConvBlock(2, 1, 4, kernel_size=(3, 3), norm="batch").conv2.bias is None
     assert ConvBlock(2, 1, 4, kernel_size=(3, 3)).conv2.bias is not None
@@ -168,6 +180,16 @@ def test_valid_upsampling_trims_what_is_extrapolated():
     assert upsampling(2, 2, 1, stride=(2, 2), mode="nearest", padding="valid")(x).shape == (1, 1, 8, 8)
 
 
+@pytest.mark.parametrize("mode", ["deconv", "linear"])
+def test_norm_after_the_upsampling(mode):
+    torch.manual_seed(0)
+    layer = upsampling(2, 3, 4, stride=(2, 2), mode=mode, padding="valid", norm=("instance", {"eps": 0.0}))
+    out = layer(torch.randn(1, 3, 5, 6)).flatten(2)
+    torch.testing.assert_close(out.mean(2), torch.zeros(1, 4))
+    torch.testing.assert_close(out.var(2, correction=0), torch.ones(1, 4))
+    assert layer[0].bias is None  # the norm has its own
+
+
 # Normalisation and activation.
 
 
@@ -227,6 +249,7 @@ def test_wrong_layers(make, message):
         nn.Conv2d(40, 60, 3, padding=1),
         nn.Conv2d(300, 40, 1),
         nn.Conv3d(20, 30, (1, 3, 3), padding=(0, 1, 1)),
+        nn.Conv2d(60, 60, 3, padding=1, groups=60),
         nn.ConvTranspose2d(80, 40, 2, stride=2),
         nn.ConvTranspose3d(60, 30, (1, 2, 2), stride=(1, 2, 2)),
     ],

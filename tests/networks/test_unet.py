@@ -26,6 +26,15 @@ PAPER = {
     "upsample": "deconv",
 }
 SMALL = {"channels": (4, 6, 8)}
+TINY = {"channels": (4, 6)}  # for what takes seconds per level
+EXTRAS = {
+    "out_channels": 1,
+    "norm": "batch",
+    "upsample_norm": True,
+    "stem_kernel": 7,
+    "context": True,
+    "attention": "separate",
+}
 
 VARIANTS = [
     {},
@@ -39,6 +48,10 @@ VARIANTS = [
     {"spatial_dims": 3, "in_channels": 2, "upsample": "linear"},
     {"spatial_dims": 3, "strides": ((1, 2, 2), 2), "kernel_size": (1, 3, 3)},
     {"spatial_dims": 3, "padding": "valid", "strides": (2, (1, 2, 2))},
+    {"padding": "valid", "stem_kernel": 7, "upsample": "linear", "norm": "batch", "upsample_norm": True},
+    {"context": True, "upsample_norm": True, "norm": "instance"},
+    {"attention": "global", "attention_levels": (0, -1), "deep_supervision": True},
+    {"attention": "separate", "context": True, "spatial_dims": 3, "stem_kernel": (3, 5, 5), "checkpointing": True},
 ]
 
 
@@ -172,13 +185,13 @@ def test_valid_network_against_a_plain_one():
 # Sizes.
 
 
-def slow_sizes(longest, kernel, strides, trimmed):
+def slow_sizes(longest, kernel, stem, strides, trimmed):
     """{input: output} of all lengths that a valid network takes, found by walking through it."""
     sizes = {}
     for length in range(1, longest):
         now, legal = length, True
-        for stride in strides:
-            now -= 2 * (kernel - 1)
+        for level, stride in enumerate(strides):
+            now -= (kernel if level else stem) - 1 + kernel - 1
             legal = legal and now > 0 and now % stride == 0
             now //= stride
         now -= 2 * (kernel - 1)
@@ -193,21 +206,24 @@ def slow_sizes(longest, kernel, strides, trimmed):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "strides", "upsample", "trimmed"),
+    ("kernel", "stem", "strides", "upsample", "trimmed"),
     [
-        (3, (2, 2), "deconv", 0),
-        (3, (2, 2, 2, 2), "deconv", 0),
-        (5, (2, 3), "nearest", 0),
-        (3, (3, 1, 2), "deconv", 0),
-        (1, (2,), "deconv", 0),
-        (3, (2,), "linear", 2),
-        (3, (2, 2), "cubic", 6),
+        (3, 3, (2, 2), "deconv", 0),
+        (3, 3, (2, 2, 2, 2), "deconv", 0),
+        (5, 5, (2, 3), "nearest", 0),
+        (3, 3, (3, 1, 2), "deconv", 0),
+        (1, 1, (2,), "deconv", 0),
+        (3, 3, (2,), "linear", 2),
+        (3, 3, (2, 2), "cubic", 6),
+        (3, 7, (2, 2), "deconv", 0),
+        (5, 1, (2,), "nearest", 0),
     ],
 )
-def test_valid_sizes_against_a_walk_through_the_network(kernel, strides, upsample, trimmed):
+def test_valid_sizes_against_a_walk_through_the_network(kernel, stem, strides, upsample, trimmed):
+    kernels = {"kernel_size": kernel, "stem_kernel": None if stem == kernel else stem}
     channels = (1,) * (len(strides) + 1)
-    network = UNet(channels=channels, padding="valid", kernel_size=kernel, strides=strides, upsample=upsample)
-    expected = slow_sizes(260, kernel, strides, trimmed)
+    network = UNet(channels=channels, padding="valid", strides=strides, upsample=upsample, **kernels)
+    expected = slow_sizes(260, kernel, stem, strides, trimmed)
     for length in range(1, 230):
         if length in expected:
             assert network.output_size(length) == (expected[length],) * 2
@@ -289,6 +305,28 @@ def test_gradient_reaches_every_parameter(options):
     assert [name for name, parameter in network.named_parameters() if not parameter.grad.any()] == []
 
 
+NEAR = [{}, {"stem_kernel": 7}]
+FAR = [
+    {"context": True},
+    {"attention": "global"},
+    {"attention": "separate"},
+    {"spatial_dims": 3, "attention": "global"},
+    {"spatial_dims": 3, "context": True, "norm": "batch"},
+]
+
+
+@pytest.mark.parametrize("options", NEAR + FAR, ids=name)
+def test_corner_to_corner(options):
+    # A voxel depends on those up to 20 away through the 3x3 convolutions (half the margin of the valid network), 22
+    # with the stem, and fewer than 4 more through the windows of the pooling. The corners are 32 apart.
+    network = small(**options).double().eval()
+    x = torch.randn(1, 1, *(40, 41, 42)[: network.spatial_dims], dtype=torch.double)
+    changed = x.clone()
+    changed[(0, 0, *(0,) * network.spatial_dims)] += 1
+    corner = (0, slice(None), *(slice(-8, None),) * network.spatial_dims)
+    assert torch.equal(network(x)[corner], network(changed)[corner]) == (options in NEAR)
+
+
 def test_deep_supervision_in_training_only():
     network = UNet(channels=(4, 6, 8, 10), deep_supervision=True)
     x = torch.randn(1, 1, 21, 32)
@@ -314,6 +352,83 @@ def test_monai_tensor():
     network = small().eval()
     x = images(network)
     torch.testing.assert_close(network(MetaTensor(x)).as_tensor(), network(x))
+
+
+# Variants that have a name.
+
+
+def parameters(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def by_hand(c, before, after, *, stem=3, norm=False, deconv=True, upsample_norm=False):
+    """Parameters of a 2D network with the channels `c`, without context and attention."""
+
+    def layer(inputs, outputs, kernel, norm):
+        return inputs * outputs * kernel**2 + (2 if norm else 1) * outputs  # scale and shift, or a bias
+
+    count = layer(before, c[0], stem, norm) + layer(c[0], c[0], 3, norm) + layer(c[0], after, 1, False)
+    for above, below in pairwise(c):
+        count += layer(above, below, 3, norm) + layer(below, below, 3, norm)
+        count += layer(below, above, 2 if deconv else 1, upsample_norm)
+        count += layer(2 * above, above, 3, norm) + layer(above, above, 3, norm)
+    return count
+
+
+def test_compact():
+    c = (8, 16, 32, 64, 128)
+    network = UNet(out_channels=1, channels=c, norm="batch", upsample="deconv", upsample_norm=True).eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 1, 224, 224)).shape == (1, 1, 224, 224)
+    assert parameters(network) == by_hand(c, 1, 1, norm=True, upsample_norm=True)
+    for up in network.ups:
+        deconvolution, norm = up.upsample
+        assert isinstance(deconvolution, nn.ConvTranspose2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+
+
+def test_three_levels_with_nearest_neighbours():
+    c = (64, 128, 256)
+    network = UNet(in_channels=3, out_channels=1, channels=c, upsample="nearest").eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, 32, 48)).shape == (1, 1, 32, 48)
+    assert parameters(network) == by_hand(c, 3, 1, deconv=False)
+    assert [layer.mode for layer in network.modules() if isinstance(layer, nn.Upsample)] == ["nearest"] * 2
+
+
+def test_context_encoding_with_a_wide_stem():
+    c = (32, 64, 128)
+    network = UNet(channels=c, stem_kernel=7, context=True).eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 1, 24, 40)).shape == (1, 2, 24, 40)
+    assert network.first.conv1.kernel_size == (7, 7)
+    assert network.first.conv2.kernel_size == (3, 3)
+    assert parameters(network) == by_hand(c, 1, 2, stem=7) + sum(2 * (width**2 + width) for width in c)
+
+
+def test_global_attention_on_the_lowest_level():
+    c, regions = (8, 16, 32), 5
+    network = UNet(channels=c, attention="global", attention_queries=regions).eval()
+    assert network(torch.zeros(1, 1, 24, 40)).shape == (1, 2, 24, 40)
+    of_attention = regions * 32 + 2 * 32 * 16 + 32 * 32 + 32  # queries, importance, fusion
+    assert parameters(network) == by_hand(c, 1, 2) + of_attention
+    assert [name for name in network.state_dict() if "queries" in name] == ["downs.1.block.refine.attention.queries"]
+
+
+def test_separate_attention_on_two_levels():
+    network = UNet(channels=(8, 16, 32), out_channels=4, attention="separate", attention_levels=(1, 2)).eval()
+    assert network(torch.zeros(1, 1, 24, 40)).shape == (1, 4, 24, 40)
+    queries = {name: tuple(value.shape) for name, value in network.state_dict().items() if "queries" in name}
+    lowest = {f"downs.1.block.refine.attention.classes.{k}.far.queries": (16, 8) for k in range(4)}
+    above = {f"ups.0.block.refine.attention.classes.{k}.far.queries": (16, 4) for k in range(4)}
+    assert queries == lowest | above
+
+
+def test_weights_of_the_plain_network_fit_the_others():
+    plain, other = small(), small(context=True, attention="global")
+    missing, unexpected = other.load_state_dict(plain.state_dict(), strict=False)
+    assert unexpected == []
+    assert all(".refine." in name for name in missing)
 
 
 # Into other hands.
@@ -342,7 +457,9 @@ def test_script(options):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-@pytest.mark.parametrize("options", [{}, {"padding": "valid", "upsample": "linear"}, {"spatial_dims": 3}], ids=name)
+@pytest.mark.parametrize(
+    "options", [{}, {"padding": "valid", "upsample": "linear"}, {"spatial_dims": 3}, EXTRAS], ids=name
+)
 def test_trace_takes_other_sizes(options):
     network = small(**options).eval()
     traced = torch.jit.trace(network, images(network))
@@ -361,16 +478,25 @@ def test_torchscript_by_monai(use_trace, tmp_path):
 
 
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("options", [{}, {"padding": "valid"}, {"spatial_dims": 3, "norm": "instance"}], ids=name)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"padding": "valid"},
+        {"spatial_dims": 3, "norm": "instance"},
+        EXTRAS,
+    ],
+    ids=name,
+)
 def test_export(options, strict):
-    network = small(**options).eval()
+    network = small(**TINY, **options).eval()
     x = images(network)
     program = torch.export.export(network, (x,), strict=strict)
     torch.testing.assert_close(program.module()(x), network(x))
 
 
 def test_export_of_any_batch_and_any_multiple_of_the_divisor():
-    network = small().eval()
+    network = small(**TINY).eval()
     Dim = torch.export.Dim
     sizes = {axis: divisor * Dim(f"d{axis}") for axis, divisor in enumerate(network.divisor, 2)}
     program = torch.export.export(network, (torch.randn(2, 1, 16, 24),), dynamic_shapes=({0: Dim("n"), **sizes},))
@@ -394,27 +520,41 @@ def check_onnx(session, network, x):
 @pytest.mark.filterwarnings("ignore:.*treespec:FutureWarning")
 @pytest.mark.parametrize(
     "options",
-    [{"padding": "valid", "upsample": "cubic"}, {"spatial_dims": 3, "upsample": "linear", "norm": "instance"}],
+    [
+        {"padding": "valid", "upsample": "cubic"},
+        {"spatial_dims": 3, "upsample": "linear", "norm": "instance"},
+        EXTRAS,
+    ],
     ids=name,
 )
 def test_onnx(options, tmp_path):
-    network = small(**options)
+    network = small(**TINY, **options)
     check_onnx(onnx_by_monai(network, tmp_path / "model.onnx"), network, images(network))
 
 
 @pytest.mark.filterwarnings("ignore:.*treespec:FutureWarning", "ignore:.*dynamic_axes:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*dynamic_axes:DeprecationWarning")
 def test_onnx_of_any_size(tmp_path):
-    network, axes = small(), {0: "n", 2: "height", 3: "width"}
+    network, axes = small(**TINY, attention="global"), {0: "n", 2: "height", 3: "width"}
     session = onnx_by_monai(network, tmp_path / "model.onnx", dynamic_axes={"image": axes, "pred": axes})
     for shape in [(1, 1, 16, 16), (3, 1, 13, 18)]:
         check_onnx(session, network, torch.randn(shape))
 
 
-@pytest.mark.parametrize("options", [{}, {"padding": "valid"}, {"checkpointing": True}, {"spatial_dims": 3}], ids=name)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"padding": "valid"},
+        {"checkpointing": True},
+        {"spatial_dims": 3},
+        EXTRAS,
+    ],
+    ids=name,
+)
 def test_compile_in_one_graph(options):
     torch.compiler.reset()
-    network = small(**options)
+    network = small(**TINY, **options)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     x = images(network)
     compiled(x).square().sum().backward()
@@ -430,7 +570,7 @@ def test_compile_in_one_graph(options):
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_compile_to_machine_code(spatial_dims):
     torch.compiler.reset()
-    network = small(spatial_dims=spatial_dims, norm="instance").eval()
+    network = small(**TINY, spatial_dims=spatial_dims, norm="instance").eval()
     x = images(network)
     torch.testing.assert_close(torch.compile(network, fullgraph=True)(x), network(x), rtol=1e-4, atol=1e-4)
 
@@ -466,6 +606,15 @@ def test_compiled_network_still_names_the_legal_sizes():
         ({"strides": 0}, "strides=0 does not fit"),
         ({"deep_supervision": True, "padding": "valid"}, "use padding='same'"),
         ({"checkpointing": True, "norm": "batch"}, "count every batch twice"),
+        ({"checkpointing": True, "norm": "batch", "upsample_norm": True}, "count every batch twice"),
+        ({"upsample_norm": True}, "without a norm"),
+        ({"stem_kernel": 6}, "stem_kernel=6 is even"),
+        ({"stem_kernel": (7, 7, 7)}, "stem_kernel=.* does not fit 2 axes"),
+        ({"context": True, "padding": "valid"}, "depend on where it was cut"),
+        ({"attention": "global", "padding": "valid"}, "use padding='same'"),
+        ({"attention": "seperate"}, "did you mean 'separate'"),
+        ({"attention": "global", "attention_levels": 3}, "attention_levels=3 does not fit 3 levels"),
+        ({"attention": "separate", "attention_queries": 1}, "attention_queries=1"),
     ],
     ids=lambda value: name(value) if isinstance(value, dict) else "",
 )
