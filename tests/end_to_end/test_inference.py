@@ -88,12 +88,12 @@ def test_no_input_is_an_error(predict, tmp_path, folder, message):
 
 
 def test_without_weights_the_error_says_what_to_do(run_bundle, discs, tmp_path):
-    with pytest.raises(InputError, match="there are no trained weights.*train first"):
+    with pytest.raises(InputError, match=r"there are no trained weights.*train first"):
         run_bundle("inference", "inference.json", bundle_root=str(tmp_path), input_dir=str(discs / "images"))
 
 
 def test_an_unknown_override_is_an_error_here_too(predict, discs):
-    with pytest.raises(InputError, match="unknown setting 'inputdir'. Remedy: did you mean input_dir"):
+    with pytest.raises(InputError, match=r"unknown setting 'inputdir'. Remedy: did you mean input_dir"):
         predict(discs / "images", inputdir="x")
 
 

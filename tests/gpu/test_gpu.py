@@ -1,4 +1,4 @@
-"""On a GPU: training with mixed precision, inference, and the same result as on the CPU. Skipped where there is none."""
+"""On a GPU: mixed-precision training, inference, the same result as on the CPU. Skipped where there is none."""
 
 import numpy as np
 import pytest
