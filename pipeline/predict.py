@@ -108,11 +108,10 @@ class FolderPredictor:
             status, reason = "done", ""
         except Exception as error:
             status = "failed"
-            reason = (
-                str(error)
-                if isinstance(error, InputError)
-                else f"case '{record['id']}': {type(error).__name__}: {error}"
-            )
+            problem = find_input_error(error)  # MONAI's Compose wraps it
+            reason = f"{type(error).__name__}: {error}" if problem is None else str(problem)
+            if problem is None or problem.case is None:
+                reason = f"case '{record['id']}': {reason}"
             logger.error(reason)
         return {
             "case": record["id"],

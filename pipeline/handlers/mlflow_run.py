@@ -71,6 +71,8 @@ class MLflowRun:
         known = read_facts(self.run.path) if self.run.resume else {}
         run_id = known.get("mlflow_run_id") if known.get("mlflow_uri") == self.tracking.uri else None
         run_id = self.tracking.start(self.run.path.name, tags, run_id, params)
+        for row in getattr(engine.state, "history", []):  # what a kill left unwritten; known steps are dropped
+            self._track(row)
         if run_id is not None:  # else a resumed run would forget the one that it began as
             self.run.remember(
                 mlflow_run_id=run_id, mlflow_uri=self.tracking.uri, mlflow_experiment=self.tracking.experiment
@@ -82,7 +84,9 @@ class MLflowRun:
         self.tracking.metrics(values, engine.state.iteration)
 
     def _epoch(self, engine: Workflow) -> None:
-        row = engine.state.history[-1]
+        self._track(engine.state.history[-1])
+
+    def _track(self, row: Mapping[str, Any]) -> None:
         self.tracking.metrics({key: value for key, value in row.items() if key != "epoch"}, row["epoch"])
 
     def _complete(self, engine: Workflow) -> None:

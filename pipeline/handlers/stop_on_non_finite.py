@@ -29,5 +29,5 @@ class StopOnNonFinite:
             remedy = "mend or remove these images (NaN or infinite pixels)"
         else:
             reason = f"the loss is {loss.item()} {where}; the images are finite, so the network's output is not"
-            remedy = "lower the learning rate, or continue from the last checkpoint with --resume true and a lower one"
+            remedy = "lower the learning rate and train anew"
         raise InputError(reason, case=", ".join(culprits or cases), remedy=remedy)

@@ -203,3 +203,14 @@ def test_overlays_are_yaml_that_loads():
     for name in OVERLAYS:
         text = (CONFIGS / name).read_text()
         assert yaml.safe_load(text) if name.endswith(".yaml") else json.loads(text)
+
+
+def test_labels_are_never_interpolated():
+    for name in ("train.json", *(name for name in OVERLAYS if name.endswith(".yaml"))):
+        config = load(name)
+        steps = [step for step in config.get("augmentation", []) if "label" in step["keys"] and "mode" in step]
+        modes = {step["mode"][step["keys"].index("label")] for step in steps}
+        if "augmentation#0#mode" in config:
+            modes.add(config["augmentation#0#mode"][config["augmentation#0#keys"].index("label")])
+        assert modes <= {"nearest"}, name
+        assert modes or name != "train.json"

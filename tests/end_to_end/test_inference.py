@@ -76,6 +76,9 @@ def test_a_bad_image_is_reported_and_stops_no_other(predict, discs, tmp_path):
     with pytest.raises(InputError, match=r"(?s)1 of 8 images were not predicted.*disc_3\.tif.*Remedy"):
         predict(tmp_path / "in")
     rows = json.loads((tmp_path / "out" / "summary.json").read_text())
+    (reason,) = (row["reason"] for row in rows if row["status"] != "done")
+    assert "Remedy: " in reason
+    assert " object at 0x" not in reason
     assert {row["case"]: row["status"] for row in rows if row["status"] != "done"} == {"disc_3.tif": "failed"}
     assert len(list((tmp_path / "out").glob("*.tif"))) == 7
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -307,3 +308,14 @@ def test_a_terminated_run_is_killed_in_mlflow_and_can_be_resumed(run_bundle, tmp
     run_bundle("training", "train.json", epochs=done + 1, resume=True)
     assert last(only_run())["trainer"]["epoch"] == done + 1
     assert mlflow_run(tmp_path, only_run())[1].info.status == "FINISHED"
+
+
+def test_a_label_that_names_classes_keeps_them_all(run_bundle, only_run, discs, tmp_path):
+    folder = shutil.copytree(discs, tmp_path / "data")
+    content = json.loads((folder / "discs.json").read_text())
+    content |= {"label_kind": "classes", "classes": ["background", "first", "second"]}
+    (folder / "discs.json").write_text(json.dumps(content))
+    options = {"dataset_dir": str(folder), "data_list": str(folder / "discs.json"), "class_names": content["classes"]}
+    run_bundle("training", "train.json", epochs=1, **options)
+    scores = json.loads((only_run() / "evaluation" / "validation" / "scores.json").read_text())["scores"]
+    assert scores["dice/second"]["cases"] == 3, "the truth has the class in every validation case"
