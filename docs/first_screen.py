@@ -1,7 +1,7 @@
 """Draw docs/first_screen.png: a field, its cells, and the cells that two trained networks tell apart.
 
 python docs/first_screen.py --run runs/plain --border-run runs/border --case cells_025
-(runs/plain: train.json as it stands; runs/border: with the overlay loss_border.yaml)
+(runs/plain: train.json with --epochs 40; runs/border: the same with the overlay loss_border.yaml)
 """
 
 from __future__ import annotations
