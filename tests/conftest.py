@@ -95,7 +95,7 @@ def trained(discs, empty_store, tmp_path_factory) -> Path:
         "learning_rate": 0.02,
     }
     shutil.copyfile(empty_store, folder / "mlflow.db")
-    options["tracking#uri"] = f"sqlite:///{folder}/mlflow.db"
+    options["mlflow#uri"] = f"sqlite:///{folder}/mlflow.db"
     file = str(UNET / "configs" / "train.json")
     workflow = ConfigWorkflow(file, workflow_type="training", run_id="training", logging_file=False, **options)
     workflow.initialize()

@@ -60,5 +60,5 @@ def small_training(folder: Path) -> dict:
         "data_list": str(folder / "discs.json"),
         "bundle_root": str(UNET),
         "device": "cpu",
-        "tracking#system_metrics_every": 0,
+        "mlflow#system_metrics_every": 0,
     }

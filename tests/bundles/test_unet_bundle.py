@@ -174,7 +174,7 @@ def test_a_program_that_never_runs_initialize_gets_trained_predictions(trained, 
 
 def test_two_ranks_train_one_run(discs, tmp_path, empty_store):
     options = {**small_training(discs), "output_dir": str(tmp_path / "runs"), "run_name": "both", "device": "cpu"}
-    options["tracking#uri"] = f"sqlite:///{tmp_path}/mlflow.db"
+    options["mlflow#uri"] = f"sqlite:///{tmp_path}/mlflow.db"
     arguments = [item for key, value in options.items() for item in (f"--{key}", str(value))]
     files = str([str(CONFIGS / name) for name in ("train.json", "multi_gpu.json")])
     command = [
@@ -194,7 +194,7 @@ def test_two_ranks_train_one_run(discs, tmp_path, empty_store):
     assert scores["cases"] == 3  # of both ranks, none twice
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(options["tracking#uri"])
+    client = MlflowClient(options["mlflow#uri"])
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     assert [tracked.info.status for tracked in runs] == ["FINISHED"]
 

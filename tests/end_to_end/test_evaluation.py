@@ -17,7 +17,7 @@ def evaluated(run_bundle, trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run, ignore=shutil.ignore_patterns(".lock"))
     files = [run / "configs" / name for name in ("train.json", "evaluate.json")]
-    run_bundle("evaluating", *files, output_dir=str(tmp_path / "scores"), device="cpu", **{"tracking#uri": None})
+    run_bundle("evaluating", *files, output_dir=str(tmp_path / "scores"), device="cpu", **{"mlflow#uri": None})
     return tmp_path / "scores"
 
 
@@ -63,7 +63,7 @@ def test_mlflow_has_the_evaluation_as_a_run_of_its_own(evaluated, tmp_path):
 
 def test_another_split_can_be_asked_for(run_bundle, trained, tmp_path):
     files = [trained / "configs" / name for name in ("train.json", "evaluate.json")]
-    options = {"output_dir": str(tmp_path / "scores"), "device": "cpu", "tracking#uri": None}
+    options = {"output_dir": str(tmp_path / "scores"), "device": "cpu", "mlflow#uri": None}
     run_bundle("evaluating", *files, split="validation", **options)
     best = json.loads((trained / "evaluation" / "validation" / "scores.json").read_text())["scores"]
     again = json.loads((tmp_path / "scores" / "scores.json").read_text())["scores"]
