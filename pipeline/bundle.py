@@ -1,26 +1,21 @@
-"""What MONAI's bundle runner lacks: checked overrides, errors that are read, and a bundle as a run's result."""
+"""What MONAI's bundle runner lacks: checked overrides, a config that knows itself, and a bundle as a run's result."""
 
 from __future__ import annotations
 
 import inspect
 import json
-import re
 import shutil
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from difflib import get_close_matches
 from pathlib import Path
-from pydoc import locate
-from types import TracebackType
 from typing import Any
 
-from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
-from pipeline.errors import InputError, find_input_error, raise_all
+from pipeline import console, settings
+from pipeline.errors import raise_all
 from pipeline.volumes.atomic import atomic_write_text
 
-REFERENCE = re.compile(r"[@%](?:::|#)?(\w+)")
 # What inference.json keeps as its own when a run's bundle is written; what else both files hold comes from training.
 OWN_OF_INFERENCE = {"bundle_root", "dataset_dir", "output_dir", "device", "initialize", "run", "checkpoint"}
 OWN_OF_INFERENCE |= {"dataset", "dataloader", "evaluator", "imports"}
@@ -40,21 +35,23 @@ def check(*files: str) -> None:
     """
     parser, workflow = _caller(ConfigParser), _caller(ConfigWorkflow)
     assert parser is not None, "bundle.check is called by a config's `initialize`"
-    _explain_errors_in_one_line()
-    config = settings(parser)
+    console.explain_mistakes()
     if workflow is not None:
         own = ConfigParser.load_config_files([str(workflow.config_root_path / name) for name in files])
-        _read_flags(parser, config, own)
-        problems = [*_unknown_keys(config, own), *_replaced_components(config, own)]
+        raise_all([*settings.misused_files(parser, own, files, workflow.run_id)], "Config files")
+        settings.read_words(parser, own)
+        config = settings.of(parser)
+        problems = [*settings.unknown_keys(config, own), *settings.replaced_components(config, own)]
         raise_all(problems, "Settings that nothing would read")
-    raise_all(list(_unknown_arguments(config, parser)), "Arguments that their component does not take")
+    raise_all([*settings.unknown_arguments(settings.of(parser), parser)], "Arguments that no component takes")
+    raise_all([*settings.impossible_values(parser)], "Settings that no run can have")
 
 
 def config() -> dict[str, Any]:
     """Return the running config, overlays and overrides merged, as it stands in the files (`@` and `$` unresolved)."""
     parser = _caller(ConfigParser)
     assert parser is not None, "bundle.config is called from a config"
-    return settings(parser)
+    return settings.of(parser)
 
 
 def configs_folder() -> Path | None:
@@ -67,11 +64,6 @@ def root() -> str:
     """Return the bundle that the running config belongs to: the folder above its `configs`, else the working one."""
     folder = configs_folder()
     return "." if folder is None else str(folder.parent)
-
-
-def settings(parser: ConfigParser) -> dict[str, Any]:
-    """Return a copy of a parser's config without its metadata."""
-    return {key: deepcopy(value) for key, value in parser.get().items() if key != ConfigParser.meta_key}
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -103,114 +95,6 @@ def _caller(kind: type) -> Any:
             return owner
         frame = frame.f_back
     return None
-
-
-# --- checks ---------------------------------------------------------------------------------------------------------
-
-
-def _read_flags(parser: ConfigParser, config: dict[str, Any], own: Mapping[str, Any]) -> None:
-    """Turn the strings true and false into what they say: Python Fire hands `--resume false` over as a true string."""
-    for key, value in own.items():
-        given = config.get(key)
-        if isinstance(value, bool) and isinstance(given, str) and given.lower() in ("true", "false"):
-            config[key] = given.lower() == "true"
-            parser.get()[key] = config[key]
-            parser.ref_resolver.items[key].update_config(config[key])
-
-
-def _unknown_keys(config: Mapping[str, Any], own: Mapping[str, Any], path: str = "") -> Iterator[InputError]:
-    """Yield the keys of plain mappings that neither the bundle's files nor any reference knows."""
-    referred = set(REFERENCE.findall(json.dumps(config, default=str))) if not path else set()
-    for key in config:
-        if key not in own and key not in referred:
-            yield InputError(f"unknown setting '{path}{key}'", remedy=_did_you_mean(key, own))
-    for key, value in own.items():
-        given = config.get(key)
-        if isinstance(value, Mapping) and "_target_" not in value and isinstance(given, Mapping):
-            yield from _unknown_keys(given, value, f"{path}{key}#")
-
-
-def _replaced_components(config: Any, own: Any, path: str = "") -> Iterator[InputError]:
-    """Yield settings whose kind changed so that no run could mean it: a component that became a mapping or number."""
-    is_expression = isinstance(config, str) and config[:1] in "$@%"
-    if isinstance(own, Mapping) and "_target_" in own:
-        if isinstance(config, Mapping) and "_target_" not in config:
-            leaves = ", ".join(f"{path}#{key}" for key in config)
-            reason = f"the mapping given for '{path}' would replace the component {own['_target_']}"
-            yield InputError(reason, remedy=f"override its leaves ({leaves}), or name a _target_")
-        elif not isinstance(config, Mapping) and config is not None and not is_expression:
-            yield InputError(
-                f"'{path}' is a component ({own['_target_']}), not {config!r}",
-                remedy=f"override its leaves, {path}#...",
-            )
-    elif isinstance(own, int | float) and not isinstance(own, bool) and not is_expression:
-        if not isinstance(config, int | float) and config is not None:
-            yield InputError(f"'{path}' is a number, not {config!r}", remedy=f"give a number, such as {own}")
-    elif isinstance(own, bool) and not isinstance(config, bool) and not is_expression:
-        yield InputError(f"'{path}' is true or false, not {config!r}", remedy="say true or false")
-    if isinstance(own, Mapping) and isinstance(config, Mapping):
-        for key in own.keys() & config.keys():
-            yield from _replaced_components(config[key], own[key], f"{path}#{key}" if path else key)
-
-
-def _unknown_arguments(node: Any, parser: ConfigParser, path: str = "") -> Iterator[InputError]:
-    """Yield the arguments that a component's own signature does not have."""
-    if isinstance(node, Mapping):
-        if ConfigComponent.is_instantiable(node):
-            yield from _unknown_arguments_of(node, parser, path)
-        children: Iterable[tuple[Any, Any]] = node.items()
-    elif isinstance(node, list):
-        children = enumerate(node)
-    else:
-        return
-    for key, child in children:
-        yield from _unknown_arguments(child, parser, f"{path}#{key}" if path else str(key))
-
-
-def _unknown_arguments_of(node: Mapping[str, Any], parser: ConfigParser, path: str) -> Iterator[InputError]:
-    name = ConfigComponent(config=node, id=path, locator=parser.locator).resolve_module_name()
-    target = locate(name) if isinstance(name, str) else name
-    if target is None:
-        yield InputError(
-            f"'{path}': there is no component {node['_target_']}", remedy="check the spelling of its _target_"
-        )
-        return
-    try:
-        parameters = inspect.signature(target).parameters  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return  # written in C without a signature: it will speak for itself
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for key in node:
-        if key not in parameters and not (key.startswith("_") and key.endswith("_")):
-            yield InputError(
-                f"{node['_target_']} takes no argument '{path}#{key}'", remedy=_did_you_mean(key, parameters)
-            )
-
-
-def _did_you_mean(key: str, known: Mapping[str, Any]) -> str:
-    near = get_close_matches(key, list(known), n=1)
-    return f"did you mean {near[0]}?" if near else "known here: " + ", ".join(str(name) for name in known)
-
-
-# --- errors ---------------------------------------------------------------------------------------------------------
-
-
-def _explain_errors_in_one_line() -> None:
-    """Let `python -m monai.bundle` end with the user's mistake in one line, not with forty lines of parser frames."""
-    if getattr(sys.modules["__main__"].__spec__, "name", None) == "monai.bundle.__main__":
-        sys.excepthook = _print_input_error
-
-
-def _print_input_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    problem = find_input_error(error)
-    if problem is not None:
-        print(f"error: {problem}", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
-
-
-# --- export ---------------------------------------------------------------------------------------------------------
 
 
 def export(folder: Path, config: Mapping[str, Any], source: Path, data_list: Path | None) -> None:

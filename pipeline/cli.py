@@ -94,7 +94,9 @@ def _add_datalist(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--label-kind", choices=kinds, default="classes", help="does a label's value name a class or count an object"
     )
     folders.add_argument("--classes", nargs="+", help="names of the values 0, 1, ... (read from the labels)")
-    folders.add_argument("--folds", type=int, default=5, help="number of folds (5)")
+    folders.add_argument(
+        "--folds", type=int, help="number of folds (5, or one for each case or group if there are fewer)"
+    )
     folders.add_argument("--seed", type=int, default=0, help="seed of the folds (0)")
     folders.add_argument(
         "--group", help="regular expression on the case id; what its first group matches is the patient or slide"

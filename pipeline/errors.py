@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from os import PathLike
 
 
@@ -55,3 +56,10 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the remedy for a mistyped word: the nearest known one, or all of them."""
+    known = [str(name) for name in known]
+    near = get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]}?" if near else "known here: " + ", ".join(known)

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 import yaml
@@ -158,8 +157,3 @@ def test_the_exported_bundle_predicts_with_the_network_that_was_trained(configs,
     }
     assert written["train.json"]["resume"] is False
     assert written["train.json"]["data_list"] == "$@bundle_root + '/configs/data_list.json'"
-
-
-def test_the_error_hook_is_set_for_the_runner_alone(configs):
-    start(configs)
-    assert sys.excepthook is not bundle._print_input_error

@@ -74,7 +74,8 @@ def check_cases(
         try:
             chosen |= {case.id: name for case in data_list.select(name, fold)}
         except InputError as error:
-            problems.append(error)
+            if str(error) not in map(str, problems):  # training and validation lack the same fold
+                problems.append(error)
     if not chosen and not problems:
         problems.append(InputError(f"data list '{data_list.name}' has no {split} case", remedy="choose another split"))
     cases = [case for case in data_list.cases if case.id in chosen]

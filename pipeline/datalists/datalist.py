@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import numpy as np
 
 from pipeline.errors import InputError, raise_all
 from pipeline.volumes.atomic import atomic_path
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("training", "validation", "test")
 
@@ -111,7 +114,9 @@ class DataList:
             )
         return cases
 
-    def records(self, dataset_dir: str | PathLike[str], split: str, fold: int = 0) -> list[dict[str, Any]]:
+    def records(
+        self, dataset_dir: str | PathLike[str], split: str, fold: int = 0, labelled: bool = False
+    ) -> list[dict[str, Any]]:
         """One dictionary for each case of a split: "id", "image" (a path or one for each channel), "label", "group".
 
         A case without a label or a group has no such key; in training and validation a missing label is an error.
@@ -120,10 +125,18 @@ class DataList:
             dataset_dir: the folder that the list's paths are relative to.
             split: one of `SPLITS`.
             fold: which fold validates.
+            labelled: leave out the test cases without a label, and log which; no case with one is an error.
         """
         cases, root = self.select(split, fold), Path(dataset_dir)
+        without = [case for case in cases if case.label is None]
         if split != "test":
-            raise_all([unlabelled(case, split) for case in cases if case.label is None], f"data list '{self.name}'")
+            raise_all([unlabelled(case, split) for case in without], f"data list '{self.name}'")
+        if labelled and without:
+            cases = [case for case in cases if case.label is not None]
+            reason = f"{len(without)} of {len(without) + len(cases)} {split} cases have no label"
+            if not cases:
+                raise InputError(f"{reason} in data list '{self.name}'", remedy="predict them, or give them labels")
+            logger.warning("%s and are left out: %s", reason, ", ".join(case.id for case in without))
         return [_record(case, root) for case in cases]
 
 

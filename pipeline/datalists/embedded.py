@@ -100,11 +100,19 @@ def ensure_data(data_list: DataList | str | PathLike[str], dataset_dir: str | Pa
     for case, number in zip(tqdm(incomplete, f"drawing '{listed.name}'", delay=2), numbers, strict=True):
         for file, content in zip(_files(case), made.draw(seed, number), strict=False):
             if not (root / file).exists():
-                (root / file).parent.mkdir(parents=True, exist_ok=True)
-                with atomic_path(root / file) as temporary:
-                    temporary.write_bytes(content)
+                _write(root / file, content)
                 written.append(root / file)
     return written
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(file) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        reason = f"cannot be written: {error.strerror}"
+        raise InputError(reason, file=file, remedy="give another --dataset_dir, or make room there") from error
 
 
 def _find(name: str) -> EmbeddedSet:

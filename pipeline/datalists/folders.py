@@ -46,7 +46,7 @@ def list_folders(
     label_kind: Literal["instances", "classes"] = "classes",
     classes: Sequence[str] | None = None,
     spatial_dims: int | None = None,
-    n_folds: int = 5,
+    n_folds: int | None = None,
     seed: int = 0,
     group_pattern: str | None = None,
 ) -> Listing:
@@ -62,7 +62,7 @@ def list_folders(
         label_kind: "classes" where a label value names a class, "instances" where it numbers an object.
         classes: names of the values 0, 1, ...; by default the labels are read and the values found are named.
         spatial_dims: 2 or 3; by default what the first image is.
-        n_folds: number of folds, at least 2.
+        n_folds: number of folds, at least 2; by default 5, or one for each patient where there are fewer.
         seed: seed of the folds.
         group_pattern: regular expression, sought in the id with its sub-folders in front ("ward_1/patient_07_scan_2");
             what its first group matches is the patient, who is never divided between folds.
@@ -79,7 +79,8 @@ def list_folders(
     dims = spatial_dims or _guess_dims(_files(first)[0])
     root = Path(os.path.commonpath([images_top, labels_top]))
     groups = _groups(pairs, images_top, group_pattern)
-    folds = assign_folds(list(pairs), groups, n_folds, seed)
+    patients = {(group is None, group or case) for case, group in zip(pairs, groups, strict=True)}
+    folds = assign_folds(list(pairs), groups, n_folds or min(5, len(patients)), seed)
 
     def relative(file: Path) -> str:
         return file.relative_to(root).as_posix()

@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from mlflow.tracking import MlflowClient
 
+from pipeline.errors import InputError
 from pipeline.metrics.overlap import dice
 
 
@@ -68,3 +69,32 @@ def test_another_split_can_be_asked_for(run_bundle, trained, tmp_path):
     best = json.loads((trained / "evaluation" / "validation" / "scores.json").read_text())["scores"]
     again = json.loads((tmp_path / "scores" / "scores.json").read_text())["scores"]
     assert again == best, "the weights that training left score what training said"
+
+
+def without_labels(discs, folder, cases):
+    """Copy the list of cases, and take the labels of some."""
+    content = json.loads((discs / "discs.json").read_text())
+    for case in content["cases"]:
+        if case["id"] in cases:
+            del case["label"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "discs.json").write_text(json.dumps(content))
+    return str(folder / "discs.json")
+
+
+def test_test_cases_without_a_label_are_left_out_and_named(run_bundle, trained, discs, tmp_path, caplog):
+    files = [trained / "configs" / name for name in ("train.json", "evaluate.json")]
+    options = {"output_dir": str(tmp_path / "scores"), "device": "cpu", "mlflow#uri": None}
+    run_bundle("evaluating", *files, data_list=without_labels(discs, tmp_path / "new", ["disc_6"]), **options)
+    assert "1 of 2 test cases have no label and are left out: disc_6" in caplog.text
+    assert (tmp_path / "scores" / "cases.csv").read_text().splitlines()[1].startswith("disc_7,")
+    assert json.loads((tmp_path / "scores" / "scores.json").read_text())["cases"] == 1
+
+
+def test_a_test_split_without_any_label_is_an_error(run_bundle, trained, discs, tmp_path):
+    files = [trained / "configs" / name for name in ("train.json", "evaluate.json")]
+    options = {"output_dir": str(tmp_path / "scores"), "device": "cpu", "mlflow#uri": None}
+    data_list = without_labels(discs, tmp_path / "new", ["disc_6", "disc_7"])
+    with pytest.raises(InputError, match=r"2 of 2 test cases have no label .*Remedy: predict them"):
+        run_bundle("evaluating", *files, data_list=data_list, **options)
+    assert not (tmp_path / "scores").exists()

@@ -1,0 +1,166 @@
+"""What can be wrong with a config's settings, found before anything runs."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import torch
+from monai.bundle import ConfigComponent, ConfigParser
+
+from pipeline.errors import InputError, did_you_mean
+
+REFERENCE = re.compile(r"[@%](?:::|#)?(\w+)")
+RUN_IDS = ("training", "evaluating", "inference", "run")
+TEXTS = {"run_name"}  # whose own value is null
+# The least that a setting of this name can be, in every config that has it.
+WHOLE_NUMBERS = {"epochs": 1, "val_interval": 1, "patience": 1, "batch_size": 1, "crops_per_case": 1}
+WHOLE_NUMBERS |= {"accumulation_steps": 1, "num_workers": 0, "seed": 0, "fold": 0, "in_channels": 1, "spatial_dims": 2}
+
+
+def of(parser: ConfigParser) -> dict[str, Any]:
+    """Return a copy of a parser's config without its metadata."""
+    return {key: deepcopy(value) for key, value in parser.get().items() if key != ConfigParser.meta_key}
+
+
+def misused_files(
+    parser: ConfigParser, own: Mapping[str, Any], files: Sequence[str], run_id: str
+) -> Iterator[InputError]:
+    """Yield what is wrong with the choice of config files and run id: an overlay alone, a run id of another file."""
+    config = parser.get()
+    if own.keys() - config.keys():
+        listed = ",".join(f"'.../{name}'" for name in files)
+        yield InputError(f"'{files[-1]}' is an overlay and no config alone", remedy=f'--config_file "[{listed}]"')
+    elif run_id not in config:
+        known = [key for key in RUN_IDS if key in config]
+        yield InputError(f"there is no run id '{run_id}' in {', '.join(files)}", remedy=did_you_mean(run_id, known))
+    if "multi_gpu.json" in files and "RANK" not in os.environ:
+        start = "torchrun --standalone --nproc_per_node=2 -m monai.bundle run training --config_file ..."
+        yield InputError("'multi_gpu.json' is for processes that torchrun starts", remedy=start)
+
+
+def read_words(parser: ConfigParser, own: Mapping[str, Any]) -> None:
+    """Undo what Python Fire guesses of a word: `--resume false` becomes a true string, `--run_name 7` a number."""
+    config = parser.get()
+    for key, value in own.items():
+        given = config.get(key)
+        if isinstance(value, bool) and isinstance(given, str) and given.lower() in ("true", "false"):
+            meant: Any = given.lower() == "true"
+        elif (isinstance(value, str) or key in TEXTS) and isinstance(given, int | float):
+            meant = str(given)
+        else:
+            continue
+        config[key] = meant
+        parser.ref_resolver.items[key].update_config(meant)
+
+
+def unknown_keys(config: Mapping[str, Any], own: Mapping[str, Any], path: str = "") -> Iterator[InputError]:
+    """Yield the keys of plain mappings that neither the bundle's files nor any reference knows."""
+    referred = set(REFERENCE.findall(json.dumps(config, default=str))) if not path else set()
+    for key in config:
+        if key not in own and key not in referred:
+            yield InputError(f"unknown setting '{path}{key}'", remedy=did_you_mean(key, own))
+    for key, value in own.items():
+        given = config.get(key)
+        if isinstance(value, Mapping) and "_target_" not in value and isinstance(given, Mapping):
+            yield from unknown_keys(given, value, f"{path}{key}#")
+
+
+def replaced_components(config: Any, own: Any, path: str = "") -> Iterator[InputError]:
+    """Yield settings whose kind changed so that no run could mean it: a component that became a mapping or number."""
+    is_expression = isinstance(config, str) and config[:1] in "$@%"
+    if isinstance(own, Mapping) and "_target_" in own:
+        if isinstance(config, Mapping) and "_target_" not in config:
+            leaves = ", ".join(f"{path}#{key}" for key in config)
+            reason = f"the mapping given for '{path}' would replace the component {own['_target_']}"
+            yield InputError(reason, remedy=f"override its leaves ({leaves}), or name a _target_")
+        elif not isinstance(config, Mapping) and config is not None and not is_expression:
+            yield InputError(
+                f"'{path}' is a component ({own['_target_']}), not {config!r}",
+                remedy=f"override its leaves, {path}#...",
+            )
+    elif isinstance(own, int | float) and not isinstance(own, bool) and not is_expression:
+        if not isinstance(config, int | float) and config is not None:
+            yield InputError(f"'{path}' is a number, not {config!r}", remedy=f"give a number, such as {own}")
+    elif isinstance(own, bool) and not isinstance(config, bool) and not is_expression:
+        yield InputError(f"'{path}' is true or false, not {config!r}", remedy="say true or false")
+    if isinstance(own, Mapping) and isinstance(config, Mapping):
+        for key in own.keys() & config.keys():
+            yield from replaced_components(config[key], own[key], f"{path}#{key}" if path else key)
+
+
+def unknown_arguments(node: Any, parser: ConfigParser, path: str = "") -> Iterator[InputError]:
+    """Yield the arguments that a component's own signature does not have."""
+    if isinstance(node, Mapping):
+        if ConfigComponent.is_instantiable(node):
+            yield from _unknown_arguments_of(node, parser, path)
+        children: Iterable[tuple[Any, Any]] = node.items()
+    elif isinstance(node, list):
+        children = enumerate(node)
+    else:
+        return
+    for key, child in children:
+        yield from unknown_arguments(child, parser, f"{path}#{key}" if path else str(key))
+
+
+def _unknown_arguments_of(node: Mapping[str, Any], parser: ConfigParser, path: str) -> Iterator[InputError]:
+    name = ConfigComponent(config=node, id=path, locator=parser.locator).resolve_module_name()
+    target = locate(name) if isinstance(name, str) else name
+    if target is None:
+        yield InputError(
+            f"'{path}': there is no component {node['_target_']}", remedy="check the spelling of its _target_"
+        )
+        return
+    try:
+        parameters = inspect.signature(target).parameters  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return  # written in C without a signature: it will speak for itself
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for key in node:
+        if key not in parameters and not (key.startswith("_") and key.endswith("_")):
+            yield InputError(
+                f"{node['_target_']} takes no argument '{path}#{key}'", remedy=did_you_mean(key, parameters)
+            )
+
+
+def impossible_values(parser: ConfigParser) -> Iterator[InputError]:
+    """Yield the settings whose value no run can have: counts below their least, an absent device, a barred folder."""
+    config = parser.get()
+    values = {key: parser.get_parsed_content(key) for key in (*WHOLE_NUMBERS, "learning_rate") if key in config}
+    for key, least in WHOLE_NUMBERS.items():
+        value = values.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            yield InputError(f"'{key}' is {value!r}", remedy=f"give a whole number, {least} or more")
+    rate = values.get("learning_rate", 1)
+    if not isinstance(rate, int | float) or not 0 < rate < float("inf"):
+        yield InputError(f"'learning_rate' is {rate!r}", remedy="give a number above 0")
+    if "device" in config:
+        yield from _absent_device(parser.get_parsed_content("device"))
+    if "output_dir" in config:
+        yield from _barred_folder("output_dir", Path(str(parser.get_parsed_content("output_dir"))))
+
+
+def _absent_device(device: Any) -> Iterator[InputError]:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = f"the device '{device}' cannot be used: {str(error).splitlines()[0]}"
+        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        yield InputError(reason, remedy=f"--device {' or '.join(there)}")
+
+
+def _barred_folder(key: str, folder: Path) -> Iterator[InputError]:
+    """Look at the nearest part of the path that exists, for the rest will be made."""
+    there = next(part for part in (folder, *folder.absolute().parents) if os.path.lexists(part))
+    if not there.is_dir():
+        yield InputError(f"'{there}' is no folder", file=folder, remedy=f"give another --{key}")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield InputError(f"nothing may be written into '{there}'", file=folder, remedy=f"give another --{key}")
