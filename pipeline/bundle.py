@@ -123,6 +123,8 @@ def inference_config(train: Mapping[str, Any], inference_file: Path) -> dict[str
     """Return the inference config of a run: the bundle's own, with all that both files hold as training had it."""
     own = ConfigParser.load_config_file(str(inference_file))
     shared = {key: deepcopy(train[key]) for key in own if key in train and key not in OWN_OF_INFERENCE}
+    while named := set(settings.REFERENCE.findall(json.dumps(shared))) & train.keys() - own.keys() - shared.keys():
+        shared |= {key: deepcopy(train[key]) for key in named}  # a variable of the user's own
     imports = [*own["imports"], *(line for line in train["imports"] if line not in own["imports"])]
     return {**own, **shared, "imports": imports, "bundle_root": MOVABLE_ROOT}
 

@@ -61,6 +61,12 @@ def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     verb.add_argument("output_dir", help="where label maps go, under the inputs' names")
     verb.add_argument("--probabilities", action="store_true", help="also write <name>_prob, one channel per class")
+    verb.add_argument("--instances", action="store_true", help="also write <name>_instances, objects by number")
+    verb.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="also write <name>_uncertainty, where the run averages rotated or mirrored versions (infer_dihedral8.yaml)",
+    )
     verb.add_argument("--device", help="cpu, cuda, cuda:1; a GPU if there is one")
     verb.set_defaults(call=_predict)
 
@@ -69,7 +75,8 @@ def _predict(options: argparse.Namespace) -> None:
     from pipeline.predict import predict_with_bundle
 
     overrides = {"device": options.device} if options.device else {}
-    overrides["save_probabilities"] = options.probabilities
+    wishes = ("probabilities", "instances", "uncertainty")
+    overrides |= {f"save_{wish}": True for wish in wishes if getattr(options, wish)}
     predict_with_bundle(options.bundle, options.input_dir, options.output_dir, **overrides)
 
 

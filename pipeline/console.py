@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from types import TracebackType
 
-from pipeline.errors import InputError, find_input_error
-
-SAID_ELSEWHERE = (InputError, KeyboardInterrupt, SystemExit)
+from pipeline.errors import find_input_error
 
 
 def explain_mistakes() -> None:
-    """Let `python -m monai.bundle` end with the user's mistake in one line, said once."""
-    if getattr(sys.modules["__main__"].__spec__, "name", None) != "monai.bundle.__main__":
-        return
-    sys.excepthook = print_mistake
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(is_news)
+    """Let `python -m monai.bundle` end with the user's mistake in one line."""
+    if getattr(sys.modules["__main__"].__spec__, "name", None) == "monai.bundle.__main__":
+        sys.excepthook = print_mistake
 
 
 def print_mistake(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -27,9 +21,3 @@ def print_mistake(kind: type[BaseException], error: BaseException, trace: Traceb
         print(f"error: {problem}", file=sys.stderr)
     elif not isinstance(error, KeyboardInterrupt):  # of which the run's own log line tells
         sys.__excepthook__(kind, error, trace)
-
-
-def is_news(record: logging.LogRecord) -> bool:
-    """Tell whether a log record is more than what an Ignite engine says of a mistake that it passes on."""
-    arguments = record.args if isinstance(record.args, tuple) else ()
-    return not (record.name.startswith("ignite") and any(isinstance(item, SAID_ELSEWHERE) for item in arguments))

@@ -56,8 +56,10 @@ class FolderPredictor:
         weights: its state dict.
         preprocessing: from a record to an image tensor (C, *spatial).
         inferer: from an image batch and a network to logits.
-        postprocessing: from logits to label maps on disk.
+        postprocessing: from logits, `pred`, to label maps on disk.
         device: where the network runs.
+        uncertainty: also make `uncertainty` (1, *spatial), from 0 to 0.5: the standard deviation of a class's
+            probability over the versions that an `AveragedInferer` predicts, of the class where it is largest.
     """
 
     def __init__(
@@ -70,7 +72,15 @@ class FolderPredictor:
         inferer: Callable[..., torch.Tensor],
         postprocessing: Callable[[Any], Any],
         device: str | torch.device = "cpu",
+        uncertainty: bool = False,
     ) -> None:
+        if uncertainty and not hasattr(inferer, "predict_with_spread"):
+            raise InputError(
+                "a single prediction does not show how uncertain it is",
+                file="save_uncertainty",
+                remedy="add an overlay that averages several, such as infer_dihedral8.yaml, or --save_probabilities",
+            )
+        self.uncertainty = uncertainty
         self.input_dir, self.output_dir = Path(input_dir), Path(output_dir)
         self.network, self.weights, self.device = network, weights, torch.device(device)
         self.preprocessing, self.inferer, self.postprocessing = preprocessing, inferer, postprocessing
@@ -124,9 +134,17 @@ class FolderPredictor:
     def _predict(self, record: dict[str, str]) -> None:
         item = self.preprocessing(record)
         image = item["image"]
-        logits = self.inferer(torch.as_tensor(image)[None].to(self.device), self.network)[0]
-        item["pred"] = MetaTensor(logits, meta=image.meta, applied_operations=image.applied_operations)
+        predict = self.inferer.predict_with_spread if self.uncertainty else self.inferer  # type: ignore[attr-defined]
+        found = predict(torch.as_tensor(image)[None].to(self.device), self.network)
+        if self.uncertainty:
+            found, spread = found
+            item["uncertainty"] = _on_grid_of(image, spread[0].amax(dim=0, keepdim=True))
+        item["pred"] = _on_grid_of(image, found[0])
         self.postprocessing(item)
+
+
+def _on_grid_of(image: MetaTensor, values: torch.Tensor) -> MetaTensor:
+    return MetaTensor(values, meta=image.meta, applied_operations=image.applied_operations)
 
 
 def write_summary(output_dir: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -194,9 +194,10 @@ def test_a_list_that_is_not_there_is_a_users_mistake(tmp_path):
 @pytest.mark.parametrize(
     ("options", "overrides"),
     [
-        ([], {"save_probabilities": False}),
+        ([], {}),
         (["--probabilities"], {"save_probabilities": True}),
-        (["--device", "cuda:1"], {"save_probabilities": False, "device": "cuda:1"}),
+        (["--instances", "--uncertainty"], {"save_instances": True, "save_uncertainty": True}),
+        (["--device", "cuda:1"], {"device": "cuda:1"}),
     ],
 )
 def test_the_options_of_a_prediction_reach_it(monkeypatch, options, overrides):

@@ -1,6 +1,5 @@
 """What ends a run is said once, in one line; a bug keeps its traceback."""
 
-import logging
 import sys
 
 from pipeline import console
@@ -30,18 +29,6 @@ def test_a_bug_keeps_its_traceback(capsys):
 def test_an_interruption_needs_no_traceback(capsys):
     console.print_mistake(*raised(KeyboardInterrupt()))
     assert capsys.readouterr().err == ""
-
-
-def test_engines_do_not_repeat_a_mistake():
-    engine = "ignite.engine.engine.SupervisedTrainer"
-    assert not console.is_news(record_of(engine, InputError("x")))
-    assert not console.is_news(record_of(engine, KeyboardInterrupt()))
-    assert console.is_news(record_of(engine, ZeroDivisionError()))
-    assert console.is_news(record_of("pipeline.predict", InputError("x")))
-
-
-def record_of(name, argument):
-    return logging.LogRecord(name, logging.ERROR, __file__, 1, "terminating due to exception: %s", (argument,), None)
 
 
 def test_the_hook_is_set_for_the_runner_alone():

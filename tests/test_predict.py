@@ -165,6 +165,35 @@ def test_an_error_of_the_network_is_told_with_its_case(predictor, tmp_path):
     assert (tmp_path / "out" / "b.tif").exists()
 
 
+class Spreading:
+    """An inferer whose versions disagree by the number of the class, in tenths."""
+
+    def __call__(self, images, network):
+        raise AssertionError("predicting once more would be in vain")
+
+    def predict_with_spread(self, images, network):
+        logits = network(images)
+        return logits, torch.tensor([0.1, 0.2])[None, :, None, None].expand_as(logits)
+
+
+def test_the_uncertainty_is_that_of_the_least_certain_class(predictor, tmp_path):
+    write_images(tmp_path / "in", "a.tif")
+    options = {"output_dir": tmp_path / "out", "root": tmp_path / "in", "postfix": "_uncertainty"}
+    writer = AtomicSaveImaged(keys="uncertainty", kind="probabilities", **options)
+    predictor.inferer, predictor.uncertainty = Spreading(), True
+    predictor.postprocessing = Compose([*predictor.postprocessing.transforms, writer])
+    predictor.run()
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "a.tif"), image(0) > 100)
+    uncertainty = tifffile.imread(tmp_path / "out" / "a_uncertainty.tif")
+    assert uncertainty.dtype == np.float32
+    np.testing.assert_array_equal(uncertainty, np.full((6, 9), 0.2, np.float32))
+
+
+def test_a_single_prediction_has_no_uncertainty():
+    with pytest.raises(InputError, match=r"save_uncertainty.*a single prediction.*infer_dihedral8\.yaml"):
+        FolderPredictor("in", "out", torch.nn.Identity(), "", None, SimpleInferer(), None, uncertainty=True)
+
+
 def test_the_summary_tells_of_every_case(predictor, tmp_path):
     write_images(tmp_path / "in", "a.tif", "b, c.tif")
     (tmp_path / "in" / "a.tif").write_bytes(b"no TIFF")

@@ -2,50 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from ignite.metrics import Metric
 from monai.engines.workflow import Workflow
 
-from pipeline.metrics.overlap import dice, iou
+from pipeline.errors import InputError
+from pipeline.metrics.overlap import accuracy, dice, iou
+
+Measures = Mapping[str, Callable[..., Any]]
 
 
 class CaseScores(Metric):
     """The key metric of an evaluator: mean over cases of the mean Dice over the case's foreground classes.
 
     A class that the truth of a case lacks is n/a there (nan): left out of means and counted, never 0 and never 1. The
-    rows of all cases stand in `engine.state.metric_details["cases"]`, the other means in `engine.state.metrics`.
+    rows of all cases stand in `engine.state.metric_details["cases"]`, the other means in `engine.state.metrics`. Beside
+    Dice, IoU and accuracy, rows have what functions of `pipeline.metrics` say, under the names that they are given.
 
     Args:
         class_names: names by index, background first.
+        surface_measures: (truth, prediction, classes, spacing=...) of class indices -> a number for each class; an
+            infinite distance, where the prediction lacks the class, counts as the diagonal of the image.
+        probability_measures: (truth, prediction) of the foreground's mask and probability -> a number.
+        instance_measures: (truth, prediction) of object ids, `label_instances` and `pred_instances` -> a number.
     """
 
-    def __init__(self, class_names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        surface_measures: Measures | None = None,
+        probability_measures: Measures | None = None,
+        instance_measures: Measures | None = None,
+    ) -> None:
         self.class_names = list(class_names)
+        self.surface_measures = surface_measures or {}
+        self.probability_measures = probability_measures or {}
+        self.instance_measures = instance_measures or {}
         super().__init__()
 
     def reset(self) -> None:
         """Forget the cases."""
         self.rows: list[dict[str, Any]] = []
 
-    def update(self, output: tuple[str, Any, Any]) -> None:
-        """Score one case, given as (id, truth, prediction) of class indices."""
-        case, truth, prediction = output
-        truth, prediction = np.asarray(truth), np.asarray(prediction)
-        row: dict[str, Any] = {"case": case}
+    def update(self, output: Mapping[str, Any]) -> None:
+        """Score one case: its `id`, `label` and `pred` (1, *spatial), and what the measures need besides."""
+        truth, prediction = _array(output, "label"), _array(output, "pred")
+        row = {"case": output["id"]}
         for name, measure in (("dice", dice), ("iou", iou)):
-            scores = measure(truth, prediction, len(self.class_names))[1:]
-            row[f"mean_{name}"] = _mean(scores)
-            row |= {f"{name}/{label}": float(score) for label, score in zip(self.class_names[1:], scores, strict=True)}
+            row |= self._of_classes(name, measure(truth, prediction, len(self.class_names)))
+        row["accuracy"] = accuracy(truth, prediction)
+        if self.surface_measures:
+            row |= self._surface_row(truth, prediction, _spacing(output["label"], truth.ndim))
+        if self.probability_measures:
+            probabilities = _array(output, "probabilities", slice(None))
+            foreground = probabilities[0] if len(probabilities) == 1 else 1 - probabilities[0]
+            row |= _scores(self.probability_measures, truth > 0, foreground)
+        if self.instance_measures:
+            row |= _scores(self.instance_measures, _array(output, "label_instances"), _array(output, "pred_instances"))
         self.rows.append(row)
+
+    def _surface_row(self, truth: np.ndarray, prediction: np.ndarray, spacing: np.ndarray) -> dict[str, float]:
+        diagonal = float(np.linalg.norm((np.array(truth.shape) - 1) * spacing))
+        row: dict[str, float] = {}
+        for name, measure in self.surface_measures.items():
+            scores = measure(truth, prediction, len(self.class_names), spacing=spacing)
+            row |= self._of_classes(name, np.where(np.isinf(scores), diagonal, scores))
+        return row
+
+    def _of_classes(self, name: str, scores: np.ndarray) -> dict[str, float]:
+        labels = [f"{name}/{label}" for label in self.class_names[1:]]
+        return {f"mean_{name}": _mean(scores[1:]), **dict(zip(labels, scores[1:].tolist(), strict=True))}
 
     def iteration_completed(self, engine: Workflow) -> None:  # type: ignore[override]
         """Score the batch that the engine has just predicted."""
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
-            self.update((batch["id"], output["label"].cpu(), output["pred"].cpu()))
+            self.update({**batch, **output})
 
     def compute(self) -> float:
         """Return the key metric of what was seen so far."""
@@ -68,6 +104,24 @@ def mean_scores(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 def higher_is_better(current: float, best: float) -> bool:
     """Compare key metrics: a number beats n/a, and n/a beats nothing."""
     return current > best or (np.isnan(best) and not np.isnan(current))
+
+
+def _scores(measures: Measures, truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+    return {name: float(measure(truth, prediction)) for name, measure in measures.items()}
+
+
+def _array(output: Mapping[str, Any], key: str, channels: int | slice = 0) -> np.ndarray:
+    """Return one channel, or several, of what an evaluator holds under a key."""
+    if key not in output:
+        remedy = "take the steps of measures_instances.yaml, or leave the measure out"
+        raise InputError(f"there is no '{key}' to measure", case=str(output["id"]), remedy=remedy)
+    return torch.as_tensor(output[key])[channels].detach().cpu().numpy()
+
+
+def _spacing(label: Any, dims: int) -> np.ndarray:
+    """Return the size of a voxel along each axis; 1 where the label has no meta data."""
+    affine = getattr(label, "affine", torch.eye(dims + 1)).cpu().numpy()
+    return np.linalg.norm(affine[:-1, :dims], axis=0)  # all rows: the plane of a 2D image may lie freely in space
 
 
 def _mean(values: Any) -> float:

@@ -31,13 +31,15 @@ class AveragedInferer(Inferer):
         transforms: "rotations7" (2D; by k 360/7 degrees for k = 0 to 6, linearly resampled, mirrored beyond the
             border), "dihedral" (2D; the 8 turns by 90 degrees and their mirror images, exact), "mirrors" (along every
             subset of the axes: 4 in 2D, 8 in 3D, exact) or "none".
-        activation: from logits to probabilities: "softmax" over the classes, or "sigmoid" of each channel.
+        activation: from logits to probabilities: "softmax" over the classes, or "sigmoid" of each channel; None: the
+            sigmoid of a single channel, and the softmax of several.
     """
 
     def __init__(
-        self, inferer: Callable[..., torch.Tensor], transforms: str = "dihedral", activation: str = "softmax"
+        self, inferer: Callable[..., torch.Tensor], transforms: str = "dihedral", activation: str | None = None
     ) -> None:
-        for argument, value, choices in (("transforms", transforms, VERSIONS), ("activation", activation, ACTIVATIONS)):
+        named = (("transforms", transforms, VERSIONS), ("activation", activation or "softmax", ACTIVATIONS))
+        for argument, value, choices in named:
             if value not in choices:
                 raise InputError(f"{argument}={value!r} is unknown", remedy=f"choose one of {', '.join(choices)}")
         self.inferer, self.transforms, self.activation = inferer, transforms, activation
@@ -78,12 +80,16 @@ class AveragedInferer(Inferer):
                 reason = f"the prediction has {tuple(logits.shape[2:])} voxels, its image {tuple(version.shape[2:])}"
                 remedy = "use pipeline.inferers.overlap_tile.OverlapTileInferer inside"
                 raise InputError(reason, remedy=remedy)
-            if self.activation == "softmax" and logits.shape[1] == 1:
+            activation = self._activation(logits)
+            if activation == "softmax" and logits.shape[1] == 1:
                 raise InputError("the softmax of a single channel is 1 everywhere", remedy="use activation='sigmoid'")
-            yield back(ACTIVATIONS[self.activation](logits.to(_at_least_float32(logits))))
+            yield back(ACTIVATIONS[activation](logits.to(_at_least_float32(logits))))
+
+    def _activation(self, channels: torch.Tensor) -> str:
+        return self.activation or ("sigmoid" if channels.shape[1] == 1 else "softmax")
 
     def _logits(self, mean: torch.Tensor) -> torch.Tensor:
-        if self.activation == "sigmoid":
+        if self._activation(mean) == "sigmoid":
             return torch.logit(mean, eps=torch.finfo(mean.dtype).eps)
         return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 

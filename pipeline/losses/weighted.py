@@ -26,6 +26,7 @@ class WeightedDiceCELoss(torch.nn.Module):
         class_weight: factor of the cross-entropy per class, background first; the mean is then divided by the mean
             factor of the batch, as `torch.nn.CrossEntropyLoss` does.
         include_background, squared_pred, smooth_nr, smooth_dr, batch: see `monai.losses.DiceLoss`.
+        regions: read every channel as a mask of its own, which may overlap others: sigmoid and binary cross-entropy.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class WeightedDiceCELoss(torch.nn.Module):
         smooth_nr: float = 1e-5,
         smooth_dr: float = 1e-5,
         batch: bool = False,
+        regions: bool = False,
     ) -> None:
         super().__init__()
         if min(lambda_dice, lambda_ce) < 0 or lambda_dice == lambda_ce == 0:
@@ -45,7 +47,9 @@ class WeightedDiceCELoss(torch.nn.Module):
                 f"lambda_dice is {lambda_dice} and lambda_ce {lambda_ce}",
                 remedy="use positive numbers, or one of them 0",
             )
-        self.lambda_dice, self.lambda_ce = lambda_dice, lambda_ce
+        if regions and class_weight is not None:
+            raise InputError("class_weight is for classes that exclude each other", remedy="leave it out with regions")
+        self.lambda_dice, self.lambda_ce, self.regions = lambda_dice, lambda_ce, regions
         shared: dict[str, Any] = {
             "squared_pred": squared_pred,
             "smooth_nr": smooth_nr,
@@ -65,16 +69,35 @@ class WeightedDiceCELoss(torch.nn.Module):
             logits: (B, C, *spatial), any float type, computed in float32; or a list of them for deep supervision, the
                 full resolution first: their losses are weighted 1, 1/2, 1/4, ... divided by the sum, and the targets
                 are down-sampled by nearest neighbour.
-            targets: (B, 1, *spatial) class indices; or (B, 2, *spatial) with the pixel weights w as second channel.
+            targets: (B, 1, *spatial) class indices; or (B, 2, *spatial) with the pixel weights w as second channel; or,
+                of regions, (B, C, *spatial) masks. Of larger ones the centre counts, which is what a network of valid
+                convolutions predicts of its image.
         """
         targets = _plain(targets)
         if isinstance(logits, torch.Tensor):
-            return self._one_scale(_plain(logits), targets)
+            return self._one_scale(_plain(logits), _centre(targets, logits.shape[2:]))
         losses = [self._one_scale(_plain(scale), _shrink(targets, scale.shape[2:])) for scale in logits]
         factors = 0.5 ** torch.arange(len(losses), device=targets.device)
         return (torch.stack(losses) * factors).sum() / factors.sum()
 
     def _one_scale(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return self._of_regions(logits, targets) if self.regions else self._of_classes(logits, targets)
+
+    def _of_regions(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        if masks.shape != logits.shape:
+            raise InputError(
+                f"targets of shape {tuple(masks.shape)} for logits of shape {tuple(logits.shape)}",
+                remedy="give a mask for each region: pipeline.transforms.regions.RegionsFromLabelsd makes them",
+            )
+        logits, masks = logits.float(), masks.float()
+        loss = logits.new_zeros(())
+        if self.lambda_dice:
+            loss = loss + self.lambda_dice * self.sigmoid_dice(logits, masks)
+        if self.lambda_ce:
+            loss = loss + self.lambda_ce * functional.binary_cross_entropy_with_logits(logits, masks)
+        return loss
+
+    def _of_classes(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if targets.shape[1] > 2 or targets.shape[2:] != logits.shape[2:]:
             raise InputError(
                 f"targets of shape {tuple(targets.shape)} for logits of shape {tuple(logits.shape)}",
@@ -136,6 +159,14 @@ def targets_with_weights(
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
     """Drop the meta data: every operation on a MetaTensor passes through Python."""
     return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
+
+
+def _centre(targets: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    for axis, length in enumerate(size, 2):
+        surplus = targets.shape[axis] - length  # 572 - 388 = 184: 92 at each end
+        if surplus > 0 and surplus % 2 == 0:
+            targets = targets.narrow(axis, surplus // 2, length)
+    return targets
 
 
 def _shrink(targets: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -36,13 +36,7 @@ def dice(truth: ArrayLike, prediction: ArrayLike, classes: int) -> NDArray[np.fl
 
 
 def iou(truth: ArrayLike, prediction: ArrayLike, classes: int) -> NDArray[np.float64]:
-    """Return |T and P| / |T or P| for each class; nan (n/a) where the truth has no voxel of it.
-
-    Args:
-        truth: class indices 0..classes-1.
-        prediction: class indices of the same shape.
-        classes: number of classes, background included.
-    """
+    """Return |T and P| / |T or P| for each class; nan (n/a) where the truth has none. Arguments as `dice`."""
     both, in_truth, in_prediction = overlap_counts(truth, prediction, classes).T
     return _ratio(both, in_truth + in_prediction - both, in_truth)
 

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.metrics.contingency import ContingencyTable, contingency_table
+from pipeline.metrics.f_scores import FScores
 from pipeline.metrics.fraction import fraction
 from pipeline.metrics.slice_stack import THRESHOLDS, label_cells, slice_stack
 
 
-@dataclass(frozen=True)
-class RandDetails:
-    """How many pairs of pixels share an object: in the truth (slices,), the prediction and both (thresholds, slices).
-
-    A slice without a cell has no pairs.
-    """
-
-    thresholds: tuple[float, ...]
-    in_truth: NDArray[np.int64]
-    in_prediction: NDArray[np.int64]
-    in_both: NDArray[np.int64]
+class RandDetails(FScores):
+    """Pairs of pixels that share an object; a slice without a cell has none."""
 
     @property
     def rand_split(self) -> NDArray[np.float64]:
@@ -36,24 +27,9 @@ class RandDetails:
         return fraction(self.in_both.sum(axis=1), self.in_prediction.sum(axis=1))
 
     @property
-    def f_scores(self) -> NDArray[np.float64]:
-        """Harmonic mean of split and merge score at each threshold, shape (thresholds,)."""
-        return fraction(2 * self.in_both.sum(axis=1), self.in_truth.sum() + self.in_prediction.sum(axis=1))
-
-    @property
     def slice_f_scores(self) -> NDArray[np.float64]:
         """The F-score of each slice by itself, shape (thresholds, slices)."""
         return fraction(2 * self.in_both, self.in_truth + self.in_prediction)
-
-    @property
-    def best(self) -> int:
-        """Index of the threshold with the highest F-score."""
-        return int(np.argmax(self.f_scores))
-
-    @property
-    def error(self) -> float:
-        """1 - F-score at the best threshold."""
-        return 1 - float(self.f_scores[self.best])
 
 
 def rand_error(truth: ArrayLike, prediction: ArrayLike, thresholds: Sequence[float] = THRESHOLDS) -> float:
@@ -75,7 +51,7 @@ def rand_error(truth: ArrayLike, prediction: ArrayLike, thresholds: Sequence[flo
 def rand_error_details(
     truth: ArrayLike, prediction: ArrayLike, thresholds: Sequence[float] = THRESHOLDS
 ) -> RandDetails:
-    """Return what `rand_error` counts at each threshold and slice; the arguments are the same."""
+    """Return the pairs of pixels, in truth, prediction and both; the arguments are those of `rand_error`."""
     thresholds = tuple(map(float, thresholds))
     cells, probability = slice_stack(truth, prediction)
     pairs = np.zeros((3, len(thresholds), len(cells)), np.int64)

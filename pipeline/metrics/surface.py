@@ -85,16 +85,7 @@ def hd95(
 def average_surface_distance(
     truth: ArrayLike, prediction: ArrayLike, classes: int, spacing: Sequence[float] | None = None
 ) -> NDArray[np.float64]:
-    """Return the average symmetric surface distance of each class: the mean over both surfaces' voxels.
-
-    nan (n/a) where the truth lacks the class, and for the background, index 0; inf where only the prediction lacks it.
-
-    Args:
-        truth: class indices 0..classes-1.
-        prediction: class indices of the same shape.
-        classes: number of classes, background included.
-        spacing: size of a voxel along each axis; the result is in its unit.
-    """
+    """Return the mean distance of each class, over the surface voxels of both sides; all else is as in `hd95`."""
     return _by_class(SurfaceDistances.average, truth, prediction, classes, spacing)
 
 

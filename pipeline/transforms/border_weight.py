@@ -13,6 +13,7 @@ from monai.utils import convert_to_dst_type, convert_to_numpy, ensure_tuple_rep
 from scipy import ndimage
 
 from pipeline.errors import InputError
+from pipeline.transforms.instances_to_mask import separate_instances
 
 NEGLIGIBLE = 1e-6
 
@@ -87,10 +88,12 @@ class BorderWeightd(MapTransform):
     Deterministic: put it before the first random transform and a caching dataset computes it once.
 
     Args:
-        keys: instances, channel-first (1, *spatial), separated by a gap (`InstancesToMaskd` with `instances_key`).
+        keys: the label, channel-first (1, *spatial).
         weight_key: where the map goes, one for each key.
         w0, sigma, spacing: see `border_weight_map`.
         class_weights: see `class_weight_map`.
+        gap: background pixels made between two instances, as `InstancesToMaskd` makes them in the label.
+        label_kind: "instances", or "classes": what is not 0 and hangs together by faces is a cell, and no gap is made.
     """
 
     def __init__(
@@ -101,6 +104,8 @@ class BorderWeightd(MapTransform):
         sigma: float = 5.0,
         class_weights: str | Sequence[float] | None = "balanced",
         spacing: Sequence[float] | None = None,
+        gap: int = 0,
+        label_kind: str = "instances",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -108,6 +113,11 @@ class BorderWeightd(MapTransform):
             raise InputError(f"class_weights is {class_weights!r}", remedy="use 'balanced', [background, cell] or None")
         if sigma <= 0:
             raise InputError(f"sigma is {sigma}", remedy="use a positive number of pixels")
+        if label_kind not in ("instances", "classes"):
+            raise InputError(f"label_kind is {label_kind!r}", remedy="use 'instances' or 'classes'")
+        if gap < 0:
+            raise InputError(f"gap is {gap}", remedy="use 0 or a positive number of pixels")
+        self.gap, self.label_kind = gap, label_kind
         self.weight_keys = ensure_tuple_rep(weight_key, len(self.keys))
         self.w0, self.sigma, self.spacing, self.class_weights = w0, sigma, spacing, class_weights
 
@@ -115,8 +125,11 @@ class BorderWeightd(MapTransform):
         """Return the data with the weight map added; it carries the meta data of its key."""
         result = dict(data)
         for key, weight_key in self.key_iterator(result, self.weight_keys):
-            instances = convert_to_numpy(data[key])[0]
+            instances = self._instances(convert_to_numpy(data[key])[0])
             weight = class_weight_map(instances, self.class_weights)
             weight += border_weight_map(instances, self.w0, self.sigma, self.spacing)
             result[weight_key], *_ = convert_to_dst_type(weight[None], data[key], dtype=np.float32)
         return result
+
+    def _instances(self, label: np.ndarray) -> np.ndarray:
+        return ndimage.label(label)[0] if self.label_kind == "classes" else separate_instances(label, self.gap)

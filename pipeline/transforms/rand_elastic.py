@@ -41,6 +41,8 @@ class RandElasticd(RandomizableTransform, MapTransform):
     Args:
         keys: items to transform alike.
         roi_size: size of the crop per axis; -1 is the whole axis. A larger one pads by `padding_mode`.
+        beyond: pixels by which the crop may reach beyond the image at each end, per axis: what a valid network's output
+            lacks there, so that it reaches the image's border. The paper: 92.
         mode: "linear" or "nearest" (labels: values are copied, never computed), one for each key.
         prob: probability of the deformation; the crop is always drawn.
         grid: nodes of the coarse grid per axis, at least 2; the outer ones are the image's corners. The paper: 3.
@@ -70,6 +72,7 @@ class RandElasticd(RandomizableTransform, MapTransform):
         spacing: Sequence[float] | float = 1.0,
         balance_key: Hashable | None = None,
         balance_prob: float = 0.0,
+        beyond: Sequence[int] | int = 0,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
@@ -87,7 +90,7 @@ class RandElasticd(RandomizableTransform, MapTransform):
             raise InputError(f"balance_prob is {balance_prob} without a label", remedy="name it as balance_key")
         self.roi_size, self.grid, self.sigma, self.rotation = roi_size, grid, sigma, rotation
         self.scaling, self.flip_prob, self.padding_mode, self.spacing = scaling, flip_prob, padding_mode, spacing
-        self.balance_key, self.balance_prob = balance_key, balance_prob
+        self.balance_key, self.balance_prob, self.beyond = balance_key, balance_prob, beyond
 
     def randomize(self, data: Mapping[Hashable, Any], shape: Sequence[int]) -> None:  # type: ignore[override]
         """Draw `size` and `start` of the crop, `matrix` (A) and `displacements` (*grid, d) for images of `shape`."""
@@ -108,13 +111,14 @@ class RandElasticd(RandomizableTransform, MapTransform):
             self.displacements = vectors * np.asarray(self.sigma)
 
     def _draw_start(self, data: Mapping[Hashable, Any], shape: Sequence[int]) -> tuple[int, ...]:
-        room = np.subtract(shape, self.size)
-        start = self.R.randint(np.maximum(room, 0) + 1)
+        lowest = -np.broadcast_to(self.beyond, len(shape))
+        room = np.subtract(shape, self.size) - 2 * lowest
+        start = lowest + self.R.randint(np.maximum(room, 0) + 1)
         if self.balance_prob and self.R.random_sample() < self.balance_prob:
             voxel = self._foreground_voxel(convert_to_tensor(data[self.balance_key], track_meta=False)[0])
             if voxel is not None:
-                start = np.clip(voxel - np.asarray(self.size) // 2, 0, np.maximum(room, 0))
-        return tuple(np.where(room < 0, room // 2, start).tolist())
+                start = np.clip(voxel - np.asarray(self.size) // 2, lowest, lowest + np.maximum(room, 0))
+        return tuple(np.where(room < 0, lowest + room // 2, start).tolist())
 
     def _foreground_voxel(self, label: torch.Tensor) -> np.ndarray | None:
         stride = int(np.ceil((label.numel() / EXAMINED) ** (1 / label.ndim)))
@@ -200,7 +204,8 @@ def source_grid(
     dims = len(shape)
     counts = (2,) * dims if displacements is None else displacements.shape[:-1]
     lows = [min(s, 0) for s in start]
-    lengths = [max(n, length) for n, length in zip(shape, size, strict=True)]  # the nodes span image and crop
+    ends = [max(n, s + length) for n, s, length in zip(shape, start, size, strict=True)]
+    lengths = [end - low for end, low in zip(ends, lows, strict=True)]  # the nodes span image and crop
     axes = [low + np.linspace(0, length - 1, count) for low, length, count in zip(lows, lengths, counts, strict=True)]
     centre = np.asarray(start) + (np.asarray(size) - 1) / 2
     nodes = centre + (np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) - centre) @ matrix.T
@@ -268,10 +273,12 @@ def crop(
     """Return a copy of the window of a channel-first tensor, padded where it is larger than the image, and flipped."""
     for axis, (first, length) in enumerate(zip(start, size, strict=True), start=1):
         n = item.shape[axis]
-        if length <= n:
+        before, after = max(-first, 0), max(first + length - n, 0)
+        if not before and not after:
             item = item.narrow(axis, first, length)
             continue
-        index = np.pad(np.arange(1, n + 1), (-first, length - n + first), NUMPY_PADDING[padding_mode])  # 0 is outside
+        padded = np.pad(np.arange(1, n + 1), (before, after), NUMPY_PADDING[padding_mode])  # 0 is outside
+        index = padded[first + before :][:length]
         item = item.index_select(axis, torch.from_numpy(np.maximum(index - 1, 0)).to(item.device))
         item = item.index_fill(axis, torch.from_numpy(np.flatnonzero(index == 0)).to(item.device), 0)
     return item.flip([axis for axis, flip in enumerate(flips, start=1) if flip])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import nibabel as nib
@@ -111,10 +112,18 @@ class FromGridd(MapTransform):
         turn = nib.orientations.ornt_transform(*orientations)
         turned_shape = tuple(file_shape[int(axis)] for axis in turn[:, 0])
         for key, mode in self.key_iterator(result, self.mode):
-            tensor = torch.as_tensor(result[key])
+            tensor = result[key].as_tensor() if isinstance(result[key], MetaTensor) else result[key]
             back = _turn(_resize(tensor, turned_shape, mode), turn)
             result[key] = _placed(back, file_affine, image.meta)
         return result
+
+
+def described(metadata: Mapping[str, Any], axcodes: str, spacing: Sequence[float | None]) -> dict[str, Any]:
+    """Return a bundle's metadata, whose image inputs say the grid that the network expects: `axcodes` and `spacing`."""
+    described = deepcopy(dict(metadata))
+    for entry in described["network_data_format"]["inputs"].values():
+        entry |= {"axcodes": axcodes, "spacing": list(spacing)}
+    return described
 
 
 def _turn(volume: torch.Tensor, turn: np.ndarray) -> torch.Tensor:

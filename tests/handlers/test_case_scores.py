@@ -7,8 +7,13 @@ import pytest
 import torch
 from engines import scoring_evaluator
 from ignite.engine import Engine
+from monai.data import MetaTensor
 
+from pipeline.errors import InputError
 from pipeline.handlers.case_scores import CaseScores, higher_is_better, mean_scores
+from pipeline.metrics.instance_scores import average_precision
+from pipeline.metrics.pixel_error import pixel_error
+from pipeline.metrics.surface import hd95, surface_dice
 
 NAMES = ["background", "a", "b"]
 N_A = pytest.approx(float("nan"), nan_ok=True)
@@ -21,16 +26,21 @@ ALL_WRONG = ("all wrong", [[1, 1, 2, 2]], [[2, 2, 1, 1]])
 EMPTY = ("empty", [[0, 0, 0, 0]], [[0, 1, 2, 0]])
 
 
-def scored(*cases):
-    scores = CaseScores(NAMES)
+def item(case, truth, prediction, **more):
+    return {"id": case, "label": torch.tensor(truth)[None], "pred": torch.tensor(prediction)[None], **more}
+
+
+def scored(*cases, **measures):
+    scores = CaseScores(NAMES, **measures)
     for case in cases:
-        scores.update(case)
+        scores.update(case if isinstance(case, dict) else item(*case))
     return scores
 
 
 def test_a_case_by_hand():
     (row,) = scored(HALF_OF_A).rows
     expected = {"mean_dice": 5 / 6, "dice/a": 2 / 3, "dice/b": 1, "mean_iou": 3 / 4, "iou/a": 1 / 2, "iou/b": 1}
+    expected["accuracy"] = 3 / 4
     assert row.pop("case") == "half of a"
     assert row == pytest.approx(expected)
 
@@ -116,6 +126,74 @@ def test_cases_of_a_batch_are_scored_one_by_one():
     engine.data_loader = [{key: torch.tensor(value)[:, None] for key, value in stacked.items()} | {"id": ["x", "y"]}]
     engine.run()
     assert [row["mean_dice"] for row in engine.state.metric_details["cases"]] == [pytest.approx(5 / 6), N_A]
+
+
+def test_distances_are_in_the_unit_of_the_spacing():
+    # A pixel of a moves by one row, 2 mm, and two columns, 3 mm each; b stays. The plane lies freely in space.
+    truth, prediction = np.zeros((2, 4, 5), np.int64)
+    truth[0, 0] = prediction[1, 2] = 1
+    truth[3, 4] = prediction[3, 4] = 2
+    affine = torch.tensor([[0.0, 3, 0, 9], [0, 0, 7, 9], [2, 0, 0, 9], [0, 0, 0, 1]], dtype=torch.float64)
+    measures = {"hd95": hd95, "surface_dice": lambda *pair, spacing: surface_dice(*pair, 7.0, spacing)}
+    case = item("a", truth, prediction)
+    (row,) = scored(case, surface_measures={"hd95": hd95}).rows
+    assert row["hd95/a"] == pytest.approx(math.hypot(1, 2))
+    case["label"] = MetaTensor(case["label"], affine=affine)
+    (row,) = scored(case, surface_measures=measures).rows
+    assert row["hd95/a"] == pytest.approx(math.hypot(2, 6))
+    assert row["hd95/b"] == 0
+    assert row["mean_hd95"] == pytest.approx(math.hypot(2, 6) / 2)
+    assert row["mean_surface_dice"] == 1, "6.3 mm are within the tolerance"
+
+
+def test_a_class_that_the_prediction_lacks_is_as_far_as_the_image_is_large():
+    case = item("a", [[1, 0, 0, 0], [0, 0, 0, 2]], [[1, 0, 0, 0], [0, 0, 0, 0]])
+    case["label"] = MetaTensor(case["label"], affine=torch.diag(torch.tensor([5.0, 4.0, 1.0, 1.0])))
+    (row,) = scored(case, surface_measures={"d": hd95}).rows
+    assert (row["d/a"], row["d/b"]) == (0, pytest.approx(math.hypot(5, 12))), "from corner to corner"
+    invented, nothing = scored(B_INVENTED, EMPTY, surface_measures={"d": hd95}).rows
+    assert [invented["d/b"], nothing["d/a"], nothing["mean_d"]] == [N_A] * 3
+
+
+def test_probability_measures_see_the_foreground():
+    seen = []
+
+    def measure(truth, probability):
+        seen.append((truth.tolist(), probability.round(3).tolist()))
+        return 0.25
+
+    softmax = torch.tensor([[[0.1, 0.9, 0.0, 1.0]], [[0.7, 0.1, 0.0, 0.0]], [[0.2, 0.0, 1.0, 0.0]]])
+    sigmoid = torch.tensor([[[0.9, 0.1, 1.0, 0.0]]])
+    for probabilities in (softmax, sigmoid):
+        case = item(*HALF_OF_A, probabilities=probabilities)
+        (row,) = scored(case, probability_measures={"m": measure}).rows
+        assert row["m"] == 0.25
+    assert seen[0] == seen[1] == ([[True, True, True, False]], [[pytest.approx(x) for x in (0.9, 0.1, 1.0, 0.0)]])
+    (row,) = scored(case, probability_measures={"pixel_error": pixel_error}).rows
+    # Above 0.0: 3 of 3 cells, and no other.
+    assert row["pixel_error"] == 0
+
+
+def test_instance_measures_see_the_ids():
+    truth, prediction = torch.tensor([[[7, 7, 4, 0]]]), torch.tensor([[[1, 1, 0, 2]]]).to(torch.uint16)
+    case = item(*HALF_OF_A, label_instances=truth, pred_instances=prediction)
+    (row,) = scored(case, instance_measures={"ap": average_precision}).rows
+    assert row["ap"] == pytest.approx(1 / 3), "one found, one missed, one invented"
+
+
+def test_a_measure_that_is_n_a_in_a_case_is_left_out_of_the_mean():
+    cases = [
+        item(*HALF_OF_A, probabilities=torch.tensor([[[1.0, 0.0, 1.0, 0.0]]])),
+        item(*EMPTY, probabilities=torch.tensor([[[0.0, 1.0, 1.0, 0.0]]])),
+    ]
+    scores = scored(*cases, probability_measures={"pixel_error": pixel_error})
+    assert scores.rows[1]["pixel_error"] == N_A
+    assert mean_scores(scores.rows)["pixel_error"] == pytest.approx(1 - 4 / 5), "2 found of 3, F = 2 * 2 / (3 + 2)"
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(InputError, match=r"case 'half of a': there is no 'label_instances'.*measures_instances\.yaml"):
+        scored(HALF_OF_A, instance_measures={"ap": average_precision})
 
 
 def test_an_epoch_without_a_score_is_never_the_best():

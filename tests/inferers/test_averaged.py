@@ -230,6 +230,15 @@ def test_a_prediction_of_another_size_than_the_image_is_refused():
         averaged()(torch.zeros(1, 2, 6, 10), torch.nn.Conv2d(2, 3, 3))
 
 
+@pytest.mark.parametrize(("channels", "activation"), [(1, "sigmoid"), (2, "softmax"), (3, "softmax")])
+def test_the_activation_follows_from_the_channels(channels, activation):
+    image = torch.randn(1, channels, 4, 6, generator=torch.Generator().manual_seed(0))
+    chosen, named = averaged(activation=None), averaged(activation=activation)
+    network = torch.nn.Conv2d(channels, channels, 3, padding=1)
+    for ours, theirs in zip(*(each.predict_with_spread(image, network) for each in (chosen, named)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_the_softmax_of_one_channel_is_refused():
     with pytest.raises(InputError, match="activation='sigmoid'"):
         averaged()(torch.zeros(1, 1, 4, 4), lambda image: image)

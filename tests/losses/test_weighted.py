@@ -113,6 +113,19 @@ def test_deep_supervision_halves_the_weight_of_each_scale():
     torch.testing.assert_close(loss(tuple(scales[:1]), weighted(labels, weight)), full[0])
 
 
+@pytest.mark.parametrize("cut", [1, 2])
+def test_smaller_logits_are_compared_with_the_centre_of_the_targets(cut):
+    logits, labels = example(shape=(2, 10, 9))
+    weight = torch.rand(2, 1, 10, 9)
+    inner = logits[..., cut : 10 - cut, cut : 9 - cut]
+    targets = weighted(labels, weight)
+    loss = WeightedDiceCELoss()(inner, targets)
+    assert torch.equal(loss, WeightedDiceCELoss()(inner, targets[..., cut : 10 - cut, cut : 9 - cut]))
+    # What lies outside the centre is not seen.
+    targets[:, :, :cut] = targets[:, :, -cut:] = targets[..., :cut] = targets[..., -cut:] = 2
+    assert torch.equal(loss, WeightedDiceCELoss()(inner, targets))
+
+
 def test_meta_tensors_give_plain_losses():
     logits, labels = example()
     value = WeightedDiceCELoss()(MetaTensor(logits), MetaTensor(labels))
@@ -130,6 +143,8 @@ def test_wrong_shapes_and_factors_are_input_errors():
         WeightedDiceCELoss()(logits, labels.expand(-1, 3, -1, -1))
     with pytest.raises(InputError, match="targets of shape"):
         WeightedDiceCELoss()(logits, labels[..., :-1])
+    with pytest.raises(InputError, match="targets of shape"):
+        WeightedDiceCELoss()(logits[..., :-1], labels)
     with pytest.raises(InputError, match="lambda_dice"):
         WeightedDiceCELoss(lambda_dice=0.0, lambda_ce=0.0)
 

@@ -15,6 +15,7 @@ PAIRS = [
     ("half of class 1", np.where(np.arange(4)[:, None] == 0, 0, TRUTH), (2 * 2 / (4 + 2), 1), (2 / 4, 1)),
     ("classes exchanged", np.array([0, 2, 1])[TRUTH], (0, 0), (0, 0)),
     ("prediction empty", np.zeros_like(TRUTH), (0, 0), (0, 0)),
+    ("class 1 split off from itself", np.where(np.arange(4) == 1, 0, TRUTH), (2 * 2 / (4 + 2), 1), (2 / 4, 1)),
     ("merged into class 1", (TRUTH > 0).astype(int), (2 * 4 / (4 + 6), 0), (4 / 6, 0)),
 ]
 
@@ -29,11 +30,12 @@ def test_named_pairs(name, prediction, dices, ious, dims):
     np.testing.assert_allclose(iou(truth, prediction, 3)[1:], ious)
 
 
-def test_a_class_that_the_truth_lacks_is_not_applicable():
-    empty = np.zeros((4, 4), int)
-    np.testing.assert_array_equal(dice(empty, TRUTH, 3)[1:], [N_A, N_A])
-    np.testing.assert_array_equal(dice(empty, empty, 3), [1, N_A, N_A])
-    np.testing.assert_array_equal(iou(empty, TRUTH, 3)[1:], [N_A, N_A])
+@pytest.mark.parametrize("measure", [dice, iou])
+@pytest.mark.parametrize("shape", [(4, 4), (3, 4, 4)])
+def test_a_class_that_the_truth_lacks_is_not_applicable(measure, shape):
+    empty, full = np.zeros(shape, int), np.broadcast_to(TRUTH, shape)
+    np.testing.assert_array_equal(measure(empty, full, 3)[1:], [N_A, N_A])
+    np.testing.assert_array_equal(measure(empty, empty, 3), [1, N_A, N_A])
 
 
 # voxels of 16 whose class is right
@@ -43,6 +45,7 @@ RIGHT = {
     "half of class 1": 14,
     "classes exchanged": 10,
     "prediction empty": 10,
+    "class 1 split off from itself": 14,
     "merged into class 1": 14,
 }
 

@@ -79,11 +79,14 @@ def test_the_larger_of_the_two_percentiles_counts():
 # From each voxel of one square to the nearest of the other
 FAR = [hypot(1, 3), hypot(1, 4), hypot(2, 3), hypot(2, 4)]
 HERE, NOWHERE = [0] * 4, [inf] * 4
+# From each voxel of a square to the nearest of the square one row below or above: two coincide, two are 1 away.
+BESIDE = [0, 0, 1, 1]
 
 # name: truth, prediction, distances of class 1 and of class 2: (from the truth, from the prediction)
 PAIRS = {
     "identical": (TRUTH, TRUTH, (HERE, HERE), (HERE, HERE)),
     "classes exchanged": (TRUTH, np.array([0, 2, 1])[TRUTH], (FAR, FAR), (FAR, FAR)),
+    "shifted": (TRUTH, shifted(TRUTH, 1, axis=0), (BESIDE, BESIDE), (BESIDE, BESIDE)),
     "merged into class 1": (TRUTH, (TRUTH > 0).astype(int), (HERE, HERE + FAR), (NOWHERE, [])),
     "split off class 1": ((TRUTH > 0).astype(int), TRUTH, (HERE + FAR, HERE), ([], NOWHERE)),
     "prediction empty": (TRUTH, EMPTY, (NOWHERE, []), (NOWHERE, [])),

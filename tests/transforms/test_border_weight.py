@@ -94,6 +94,22 @@ def test_transform_adds_class_and_border_weight():
     assert result["other"] == 1
 
 
+def test_touching_cells_get_their_gap_first():
+    instances = np.array([[[1, 1, 1, 2, 2]]])
+    weight = BorderWeightd("label", class_weights=None, gap=1)({"label": instances})["weight"]
+    # The larger cell gives way in column 2, which then lies 1 px from both: the sum is 2.
+    assert weight[0, 0].tolist() == pytest.approx([1, 1, 1 + 10 * exp(-(2**2) / 50), 1, 1])
+    without = BorderWeightd("label", class_weights=None)({"label": instances})["weight"]
+    assert without[0, 0].tolist() == [1] * 5
+
+
+def test_cells_of_a_class_map_are_what_hangs_together_by_faces():
+    cells = np.array([[[1, 0, 2, 2, 0], [0, 1, 0, 0, 0]]])
+    weight = BorderWeightd("label", class_weights=None, label_kind="classes", gap=1)({"label": cells})["weight"]
+    ids = np.array([[1, 0, 2, 2, 0], [0, 3, 0, 0, 0]])  # touching at a corner is not touching, and makes no gap
+    np.testing.assert_allclose(weight[0], 1 + naive(ids), rtol=1e-6)
+
+
 def test_transform_is_cached():
     items = [{"label": torch.from_numpy(random_cells((1, 20, 20), 3, seed))} for seed in range(2)]
     cached = CacheDataset(items, BorderWeightd("label"), progress=False, num_workers=None)
@@ -102,7 +118,16 @@ def test_transform_is_cached():
         assert torch.equal(item["weight"], BorderWeightd("label")(data)["weight"])
 
 
-@pytest.mark.parametrize("options", [{"class_weights": "equal"}, {"class_weights": [1.0, 2.0, 3.0]}, {"sigma": 0.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"class_weights": "equal"},
+        {"class_weights": [1.0, 2.0, 3.0]},
+        {"sigma": 0.0},
+        {"label_kind": "mask"},
+        {"gap": -1},
+    ],
+)
 def test_wrong_options_are_input_errors(options):
     with pytest.raises(InputError, match=next(iter(options))):
         BorderWeightd("label", **options)

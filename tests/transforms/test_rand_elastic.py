@@ -76,6 +76,50 @@ def test_crop_larger_than_the_image_is_padded_on_both_sides(padding_mode, numpy_
     assert np.array_equal(result, np.pad(image, ((0, 0), (4, 3), (0, 0)), numpy_mode))
 
 
+@pytest.mark.parametrize(
+    ("padding_mode", "numpy_mode"), [("reflection", "reflect"), ("border", "edge"), ("zeros", "constant")]
+)
+@pytest.mark.parametrize("size", [(6, 5), (10, 6)])
+def test_crops_may_reach_beyond_the_image(size, padding_mode, numpy_mode):
+    image, by = picture(9, 7, channels=2), np.array([2, 1])
+    padded = np.pad(image, ((0, 0), (2, 2), (1, 1)), numpy_mode)
+    transform = RandElasticd("image", size, prob=0.0, padding_mode=padding_mode, beyond=by.tolist())
+    transform.set_random_state(0)
+    starts = []
+    for _ in range(200):
+        result = transform({"image": image})["image"]
+        row, column = np.add(transform.start, by)
+        assert np.array_equal(result, padded[:, row : row + size[0], column : column + size[1]])
+        starts.append(transform.start)
+    # From 2 before the image's first row to where the last row is 2 beyond the image's last.
+    assert np.array_equal(np.min(starts, 0), -by)
+    assert np.array_equal(np.max(starts, 0), np.array([9, 7]) + by - size)
+
+
+def test_a_deformed_crop_beyond_the_image_is_read_at_the_formulas_positions():
+    image = picture(9, 7)
+    transform = RandElasticd("image", (8, 6), beyond=4, **EVERYTHING).set_random_state(1)
+    before = after = 0
+    for _ in range(20):
+        result = transform({"image": image})["image"][0]
+        before += transform.start[0] < 0
+        after += transform.start[0] + 8 > 9
+        expected = map_coordinates(image[0], source_positions(transform, (9, 7)), order=1, mode="mirror")
+        np.testing.assert_allclose(result, expected, atol=2e-4)
+    assert before
+    assert after
+
+
+def test_a_balanced_crop_may_reach_beyond_the_image_too():
+    label = torch.zeros(1, 9, 9, dtype=torch.uint8)
+    label[0, 0, 8] = 1
+    options = {"mode": "nearest", "prob": 0.0, "balance_key": "label", "balance_prob": 1.0}
+    for by, start in ((0, (0, 4)), (1, (-1, 5)), (3, (-2, 6))):  # the voxel is the third of five where that may be
+        transform = RandElasticd("label", 5, beyond=by, **options)
+        transform({"label": label})
+        assert transform.start == start
+
+
 @pytest.mark.parametrize("flip_prob", [1.0, (1.0, 0.0), (0.0, 1.0)])
 def test_flips_are_exact(flip_prob):
     image = picture(6, 7)
