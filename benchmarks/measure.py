@@ -48,8 +48,6 @@ def record(output: Path | None, name: str, ratio: float, at_least: float, unit: 
     """Write one figure to the JSON list in `output`, in the place of an earlier one of the same name."""
     if output is None:
         return
-    cpuinfo = Path("/proc/cpuinfo")
-    models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     figures = {figure["name"]: figure for figure in json.loads(output.read_text())} if output.exists() else {}
     figures[name] = {
         "name": name,
@@ -57,10 +55,17 @@ def record(output: Path | None, name: str, ratio: float, at_least: float, unit: 
         "at_least": at_least,
         "unit": unit,
         "command": f"python benchmarks/{Path(sys.argv[0]).name}",
-        "machine": f"{models[0].split(': ')[1] if models else platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "date": date.today().isoformat(),
     }
     output.write_text(json.dumps(list(figures.values()), indent=2) + "\n")
+
+
+def machine() -> str:
+    """Return the processor's name and the number of its cores."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
+    return f"{models[0].split(': ')[1] if models else platform.machine()}, {os.cpu_count()} cores"
 
 
 def output_argument(description: str | None) -> Path | None:

@@ -65,7 +65,7 @@ def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     verb.add_argument(
         "--uncertainty",
         action="store_true",
-        help="also write <name>_uncertainty, where the run averages rotated or mirrored versions (infer_dihedral8.yaml)",
+        help="also write <name>_uncertainty, of a run that averages turned images (infer_dihedral8.yaml)",
     )
     verb.add_argument("--device", help="cpu, cuda, cuda:1; a GPU if there is one")
     verb.set_defaults(call=_predict)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +16,20 @@ from filelock import FileLock, Timeout
 from pipeline.errors import InputError
 from pipeline.volumes.atomic import atomic_write_text
 
+CHECKPOINT = Path("checkpoints", "last.pt")
+MODEL = Path("models", "model.pt")
+
 
 class RunFolder:
     """`<output_dir>/<name>`, chosen when it is first needed and held by one process at a time.
 
     Args:
         output_dir: the folder of all runs.
-        name: the run's name; without one, the prefix, date and time. A name that is taken is refused unless resumed.
-        resume: continue the named run, or the newest one in `output_dir`, from its last checkpoint.
-        prefix: what names given by the clock begin with.
+        name: the run's name; without one, the prefix, date and time. A name whose run has come to a checkpoint or a
+            model is refused unless resumed.
+        resume: continue the named run, or the newest one of this data list in `output_dir`, from its last checkpoint;
+            a named run that was stopped before its first one begins anew.
+        prefix: the data list's name, which names given by the clock begin with.
     """
 
     def __init__(self, output_dir: str, name: str | None = None, resume: bool = False, prefix: str = "run") -> None:
@@ -47,6 +54,25 @@ class RunFolder:
         assert chosen[0] is not None
         return chosen[0]
 
+    @property
+    def last_checkpoint(self) -> Path:
+        """Everything needed to continue; outside `models`, whose every file other programs offer as a model."""
+        return self.path / CHECKPOINT
+
+    @property
+    def best_model(self) -> Path:
+        """The weights of the best epoch so far, and nothing else."""
+        return self.path / MODEL
+
+    def remember(self, **facts: Any) -> None:
+        """Add facts about the run, such as its MLflow id, to `run.json`."""
+        _remember(self.path, facts)
+
+    def release(self) -> None:
+        """Let another process resume this run."""
+        if "_lock" in self.__dict__:
+            self._lock.release()
+
     def _choose(self) -> Path:
         if self.name is not None and (Path(self.name).name != self.name or self.name in (".", "..")):
             raise InputError(f"the run name '{self.name}' is not one folder's name", remedy="give a name without '/'")
@@ -58,50 +84,65 @@ class RunFolder:
             raise InputError(
                 f"the run '{folder}' is being trained by another process", remedy="wait for it, or stop it"
             ) from None
+        _remove_half_written(folder)
+        if not self.resume:
+            _refuse_taken(folder)  # once more, now that no other process can change it
+            shutil.rmtree(folder / "configs", ignore_errors=True)
+            (folder / "run.json").unlink(missing_ok=True)
+            _remember(folder, {"data_list": self.prefix})
         return folder
 
-    @property
-    def last_checkpoint(self) -> Path:
-        """Everything needed to continue; outside `models`, whose every file other programs offer as a model."""
-        return self.path / "checkpoints" / "last.pt"
-
-    @property
-    def best_model(self) -> Path:
-        """The weights of the best epoch so far, and nothing else."""
-        return self.path / "models" / "model.pt"
-
-    def remember(self, **facts: Any) -> None:
-        """Add facts about the run, such as its MLflow id, to `run.json`."""
-        atomic_write_text(self.path / "run.json", json.dumps({**read_facts(self.path), **facts}, indent=2) + "\n")
-
-    def release(self) -> None:
-        """Let another process resume this run."""
-        if "_lock" in self.__dict__:
-            self._lock.release()
-
     def _new(self) -> Path:
-        names = [self.name] if self.name else (f"{self.prefix}-{stamp}" for stamp in _stamps())
-        for name in names:
+        for name in [self.name] if self.name else _names(self.prefix):
+            folder = self.output_dir / name
             try:
-                (self.output_dir / name).mkdir(parents=True, exist_ok=False)
+                folder.mkdir(parents=True)
             except FileExistsError:
-                continue
-            return self.output_dir / name
-        raise InputError(
-            f"the run '{self.output_dir / str(self.name)}' exists, and a run is never overwritten",
-            remedy="give another --run_name, or continue it with --resume true",
-        )
+                if self.name is None:
+                    continue
+                _refuse_taken(folder)
+            return folder
+        raise InputError(f"'{self.output_dir}' has a thousand runs of this second", remedy="give a --run_name")
 
     def _to_resume(self) -> Path:
-        pattern = self.name or "*"
-        found = [file for file in self.output_dir.glob(f"{pattern}/checkpoints/last.pt") if file.stat().st_size]
-        if not found:
-            where = self.output_dir / self.name if self.name else self.output_dir
+        if self.name is None:
+            return self._newest()
+        folder = self.output_dir / self.name
+        if not (folder / CHECKPOINT).exists() and not _is_run(folder):
             raise InputError(
-                f"nothing to resume: '{where}' holds no checkpoint",
-                remedy="check --output_dir and --run_name, or train without --resume",
+                f"nothing to resume: '{folder}' is no run",
+                remedy=f"check --output_dir and --run_name ({self._there()}), or train without --resume",
             )
-        return max(found, key=lambda file: file.stat().st_mtime_ns).parent.parent
+        if not (folder / CHECKPOINT).exists() and (folder / MODEL).exists():
+            raise InputError(
+                f"nothing to resume: '{folder}' holds a model, but no {CHECKPOINT}",
+                remedy=f"delete '{folder / MODEL}' to train it from the beginning, or give another --run_name",
+            )
+        return folder
+
+    def _newest(self) -> Path:
+        """Return the run of this data list whose checkpoint is the newest."""
+        found = [folder for folder in self._runs() if (folder / CHECKPOINT).exists() and self._is_of_this_list(folder)]
+        if not found:
+            raise InputError(
+                f"nothing to resume: '{self.output_dir}' holds no checkpoint of the data list '{self.prefix}'",
+                remedy=f"check --output_dir and --data_list, give --run_name ({self._there()}), or train anew",
+            )
+        return max(found, key=lambda folder: (folder / CHECKPOINT).stat().st_mtime_ns)
+
+    def _is_of_this_list(self, folder: Path) -> bool:
+        data_list = read_facts(folder).get("data_list")
+        return folder.name.startswith(f"{self.prefix}-") if data_list is None else data_list == self.prefix
+
+    def _runs(self) -> list[Path]:
+        folders = sorted(self.output_dir.iterdir()) if self.output_dir.is_dir() else []
+        return [folder for folder in folders if (folder / CHECKPOINT).exists() or _is_run(folder)]
+
+    def _there(self) -> str:
+        """Say which runs there are, the first ten of them."""
+        runs = [f"{folder.name} of '{read_facts(folder).get('data_list', 'unknown')}'" for folder in self._runs()]
+        more = f" and {len(runs) - 10} more" if len(runs) > 10 else ""
+        return f"there are: {', '.join(runs[:10])}{more}" if runs else "there are no runs"
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -110,8 +151,33 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def _stamps() -> Any:
-    """Yield the time now, then numbered, for runs that start in the same second."""
-    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+def _refuse_taken(folder: Path) -> None:
+    """Refuse a folder that holds more than a run which was stopped before it came to a checkpoint or a model."""
+    taken = f"the run '{folder}' exists, and a run is never overwritten"
+    if (folder / CHECKPOINT).exists():
+        raise InputError(taken, remedy="give another --run_name, or continue it with --resume true")
+    is_empty = folder.is_dir() and not {file.name for file in folder.iterdir()} - {".lock"}
+    if (folder / MODEL).exists() or not (is_empty or _is_run(folder)):
+        raise InputError(taken, remedy=f"give another --run_name, or delete '{folder}'")
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "run.json").is_file()
+
+
+def _remember(folder: Path, facts: dict[str, Any]) -> None:
+    atomic_write_text(folder / "run.json", json.dumps({**read_facts(folder), **facts}, indent=2) + "\n")
+
+
+def _remove_half_written(folder: Path) -> None:
+    """Remove what `atomic_path` was writing when the run was killed; evaluations, which take no lock, write deeper."""
+    for place in (folder, *(child for child in folder.iterdir() if child.is_dir())):
+        for file in place.glob(".tmp-[0-9]*-????????-*"):
+            file.unlink(missing_ok=True)
+
+
+def _names(prefix: str) -> Iterator[str]:
+    """Yield the prefix with the time now, then numbered, for runs that start in the same second."""
+    now = f"{prefix}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     yield now
     yield from (f"{now}-{number}" for number in range(2, 1000))

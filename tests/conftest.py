@@ -11,7 +11,7 @@ from discs import UNET, small_training, write_discs
 from monai.bundle import ConfigWorkflow
 
 from pipeline.errors import find_input_error
-from pipeline.tracking import open_store
+from pipeline.mlflow_store import open_store
 
 
 def pytest_configure():

@@ -26,11 +26,41 @@ def test_runs_without_a_name_never_share_a_folder(tmp_path):
     assert all(path.is_dir() and path.name.startswith("cells-") for path in paths)
 
 
-def test_a_name_that_is_taken_is_refused(tmp_path):
-    RunFolder(tmp_path, "a").path.joinpath("precious").write_text("x")
+def test_a_name_whose_run_has_a_checkpoint_is_refused(tmp_path):
+    first = RunFolder(tmp_path, "a")
+    finish_epoch(first)
+    first.release()
     with pytest.raises(InputError, match=r"never overwritten.*--run_name, or continue it with --resume true"):
         _ = RunFolder(tmp_path, "a").path
-    assert (tmp_path / "a" / "precious").read_text() == "x"
+    assert (tmp_path / "a" / "checkpoints" / "last.pt").read_bytes() == b"state"
+
+
+def test_a_run_stopped_before_its_first_checkpoint_gives_its_name_back(tmp_path):
+    first = RunFolder(tmp_path, "a", prefix="cells")
+    first.remember(mlflow_run_id="1")
+    for name in ("configs/train.json", ".tmp-12-0123abcd-run.json", "notes.txt"):
+        (first.path / name).parent.mkdir(exist_ok=True)
+        (first.path / name).write_text("{}")
+    with pytest.raises(InputError, match="another process"):
+        _ = RunFolder(tmp_path, "a").path
+    first.release()
+    again = RunFolder(tmp_path, "a", prefix="cells")
+    assert read_facts(again.path) == {"data_list": "cells"}, "another run, which knows nothing of the first one"
+    assert {file.name for file in again.path.iterdir()} == {".lock", "run.json", "notes.txt"}
+
+
+def test_a_folder_that_holds_a_model_or_anything_else_is_refused_and_left_alone(tmp_path):
+    with_model = RunFolder(tmp_path, "a")
+    with_model.best_model.parent.mkdir()
+    with_model.best_model.write_bytes(b"weights")
+    with_model.release()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "precious").write_text("x")
+    for name in ("a", "b"):
+        with pytest.raises(InputError, match=f"never overwritten.*or delete '{tmp_path}/{name}'"):
+            _ = RunFolder(tmp_path, name).path
+    assert with_model.best_model.read_bytes() == b"weights"
+    assert [file.name for file in (tmp_path / "b").iterdir()] == ["precious"]
 
 
 @pytest.mark.parametrize("name", ["../a", "a/b", ".."])
@@ -39,21 +69,72 @@ def test_a_name_cannot_leave_the_output_folder(tmp_path, name):
         _ = RunFolder(tmp_path / "runs", name).path
 
 
+def finished(folder, name, age=0, **options):
+    run = RunFolder(folder, name, **options)
+    finish_epoch(run, age)
+    run.release()
+
+
 def test_resume_takes_the_newest_checkpoint_or_the_named_run(tmp_path):
-    runs = {name: RunFolder(tmp_path, name) for name in ("old", "new")}
-    finish_epoch(runs["old"], age=100)
-    finish_epoch(runs["new"])
-    for run in runs.values():
-        run.release()
-    newest, named = RunFolder(tmp_path, resume=True), RunFolder(tmp_path, "old", resume=True)
-    assert newest.path.name == "new"
-    assert named.path.name == "old"
+    finished(tmp_path, "old", age=100)
+    finished(tmp_path, "new")
+    assert RunFolder(tmp_path, resume=True).path.name == "new"
+    assert RunFolder(tmp_path, "old", resume=True).path.name == "old"
 
 
-def test_resume_without_a_checkpoint_is_an_error(tmp_path):
-    assert RunFolder(tmp_path, "started_only").path.is_dir()
+def test_resume_without_a_name_takes_a_run_of_its_own_data_list(tmp_path):
+    finished(tmp_path, "a", age=100, prefix="cells")
+    finished(tmp_path, "cells-like", prefix="membranes")
+    assert RunFolder(tmp_path, resume=True, prefix="cells").path.name == "a"
+    with pytest.raises(InputError, match=r"of the data list 'organs'.*there are: a of 'cells', cells-like of 'm"):
+        _ = RunFolder(tmp_path, resume=True, prefix="organs").path
+
+
+def test_resume_knows_a_run_that_remembers_no_data_list_by_its_name(tmp_path):
+    finished(tmp_path, "cells-20260101-120000", prefix="cells")
+    (tmp_path / "cells-20260101-120000" / "run.json").write_text("{}")
+    assert RunFolder(tmp_path, resume=True, prefix="cells").path.name == "cells-20260101-120000"
+    with pytest.raises(InputError, match="nothing to resume"):
+        _ = RunFolder(tmp_path, resume=True, prefix="cell").path
+
+
+def test_a_name_is_no_pattern(tmp_path):
+    finished(tmp_path, "ab")
+    with pytest.raises(InputError, match=r"a\*' is no run.*there are: ab of 'run'"):
+        _ = RunFolder(tmp_path, "a*", resume=True).path
+
+
+def test_resume_of_a_run_without_a_checkpoint_keeps_what_it_remembers(tmp_path):
+    first = RunFolder(tmp_path, "a")
+    first.remember(mlflow_run_id="1")
+    first.release()
     with pytest.raises(InputError, match="nothing to resume"):
         _ = RunFolder(tmp_path, resume=True).path
+    again = RunFolder(tmp_path, "a", resume=True)
+    assert read_facts(again.path)["mlflow_run_id"] == "1"
+    assert not again.last_checkpoint.exists()
+
+
+def test_resume_does_not_train_over_a_model_whose_checkpoint_is_gone(tmp_path):
+    finished(tmp_path, "a")
+    run = tmp_path / "a"
+    (run / "models").mkdir()
+    (run / "models" / "model.pt").write_bytes(b"weights")
+    (run / "checkpoints" / "last.pt").unlink()
+    with pytest.raises(InputError, match=r"holds a model, but no checkpoints/last.pt.*delete '.*/a/models/model.pt'"):
+        _ = RunFolder(tmp_path, "a", resume=True).path
+
+
+def test_what_a_kill_left_half_written_is_removed_on_resume(tmp_path):
+    finished(tmp_path, "a")
+    left = [".tmp-12-0123abcd-run.json", "checkpoints/.tmp-1234567-89abcdef-last.pt", "models/.tmp-9-00000000-model.pt"]
+    kept = ["evaluation/test/.tmp-77-0123abcd-worst.png", "models/model.pt", "models/.tmp-mine"]
+    for name in (*left, *kept):
+        (tmp_path / "a" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "a" / name).write_bytes(b"x")
+    assert RunFolder(tmp_path, "a", resume=True).path.is_dir()
+    assert not any((tmp_path / "a" / name).exists() for name in left)
+    assert all((tmp_path / "a" / name).exists() for name in kept), "an evaluation may be writing; the rest is not ours"
 
 
 def test_two_processes_cannot_train_the_same_run(tmp_path):
@@ -69,6 +150,6 @@ def test_facts_add_up(tmp_path):
     run = RunFolder(tmp_path, "a")
     run.remember(mlflow_run_id="1")
     run.remember(mlflow_uri="sqlite:///x")
-    assert read_facts(run.path) == {"mlflow_run_id": "1", "mlflow_uri": "sqlite:///x"}
+    assert read_facts(run.path) == {"data_list": "run", "mlflow_run_id": "1", "mlflow_uri": "sqlite:///x"}
     assert json.loads((run.path / "run.json").read_text())["mlflow_run_id"] == "1"
     assert read_facts(tmp_path) == {}

@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import numpy as np
 from ignite.engine import Events
 from monai.engines.workflow import Workflow
 
-from pipeline import figures, provenance
+from pipeline import figures
 from pipeline.handlers.case_scores import CaseScores
+from pipeline.handlers.mlflow_run import origin, params
 from pipeline.run_folder import read_facts
 from pipeline.tracking import Tracking
 from pipeline.volumes.atomic import atomic_write_text
@@ -33,6 +34,9 @@ class EvaluationReport:
         folder: where to write when the evaluation ends; without one, only when `write` is called.
         tracking: an MLflow run of its own for this evaluation, beneath the training's run where that is known.
         bundle_root: the bundle under evaluation.
+        config: the merged config; its leaves become the params of the MLflow run.
+        data_list: the list of cases; its digest becomes a tag.
+        tags: more tags, such as the bundle's name and version.
         pictures: how many of the worst and of the best cases to draw.
     """
 
@@ -43,10 +47,14 @@ class EvaluationReport:
         folder: str | Path | None = None,
         tracking: Tracking | None = None,
         bundle_root: str | Path | None = None,
+        config: Mapping[str, Any] | None = None,
+        data_list: str | Path | None = None,
+        tags: Mapping[str, Any] | None = None,
         pictures: int = 3,
     ) -> None:
         self.scores, self.split, self.count = scores, split, pictures
         self.folder, self.tracking, self.bundle_root = folder, tracking, bundle_root
+        self.config, self.data_list, self.tags = dict(config or {}), data_list, dict(tags or {})
         self.extremes: dict[str, list[dict[str, Any]]] = {}
 
     def attach(self, engine: Workflow) -> None:
@@ -101,15 +109,18 @@ class EvaluationReport:
         )
         if self.tracking is None:
             return
-        facts = read_facts(Path(self.bundle_root)) if self.bundle_root else {}
-        tags = {**provenance.tags(), "bundle": str(self.bundle_root), "evaluation": self.split}
+        root = Path(self.bundle_root or ".").resolve()
+        facts = read_facts(root)
+        tags = {**self.tags, "bundle_root": root, "evaluation": self.split}
+        tags = origin(self.engine.state.device, self.data_list, tags)
         if facts.get("mlflow_run_id") and facts.get("mlflow_uri") == self.tracking.uri:
             tags["mlflow.parentRunId"] = facts["mlflow_run_id"]
-        self.tracking.start(f"{self.split} of {Path(str(self.bundle_root)).name}", tags)
+        self.tracking.start(f"{self.split} of {root.name}", tags, params=params(self.config))
         self.tracking.metrics({f"{self.split}/{name}": value for name, value in self.engine.state.metrics.items()}, 0)
         for file in files:
             self.tracking.artifact(file, f"evaluation/{self.split}")
-        self.tracking.end()
+        if not self.tracking.end():
+            logger.warning("what MLflow lacks stands in %s", folder)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -128,7 +139,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         values = np.array([row[name] for row in rows if not _is_na(row[name])])
         found = {"cases": len(values), "not_applicable": len(rows) - len(values)}
         if len(values):
-            found |= {"mean": values.mean(), "std": values.std(), "worst": values.min(), "best": values.max()}
+            found |= {"mean": values.mean(), "std": values.std(), "lowest": values.min(), "highest": values.max()}
         scores[name] = {
             key: round(float(value), 6) if isinstance(value, float) else value for key, value in found.items()
         }
@@ -137,9 +148,14 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def score_table(found: dict[str, Any]) -> str:
     """Return the scores of a `summary` as a Markdown table, which is read as well in a terminal."""
-    lines = [f"| score over {found['cases']} cases | mean | std | worst | best | n/a |", "|---|---|---|---|---|---|"]
+    lines = [
+        f"| score over {found['cases']} cases | mean | std | lowest | highest | n/a |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, score in found["scores"].items():
-        numbers = " | ".join(f"{score[key]:.4f}" if key in score else "n/a" for key in ("mean", "std", "worst", "best"))
+        numbers = " | ".join(
+            f"{score[key]:.4f}" if key in score else "n/a" for key in ("mean", "std", "lowest", "highest")
+        )
         lines.append(f"| {name} | {numbers} | {score['not_applicable']} |")
     return "\n".join(lines)
 

@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 class MLflowRun:
     """Follow a trainer from start to end: params, tags, loss per iteration, scores per epoch, and how it ended.
 
-    A crash ends the run as FAILED, a SIGTERM or Ctrl-C as KILLED; a resumed training continues its own run.
+    A crash ends the run as FAILED, a SIGTERM or Ctrl-C as KILLED; a resumed training continues its own run. Once the
+    store has everything, the run's folder remembers that it is complete.
 
     Args:
         tracking: the run to feed.
@@ -48,6 +49,7 @@ class MLflowRun:
     ) -> None:
         self.tracking, self.run, self.config, self.evaluator = tracking, run, config, evaluator
         self.data_list, self.tags = data_list, dict(tags or {})
+        self._terminated = False
 
     def attach(self, engine: Workflow) -> None:
         """Listen to a trainer. Stands last but for the progress bar, so that what others add is in before the end."""
@@ -60,17 +62,12 @@ class MLflowRun:
     def _start(self, engine: Workflow) -> None:
         if engine.state.rank != 0:
             return
-        self._terminated = False
         if threading.current_thread() is threading.main_thread():
             self._earlier_handler = signal.signal(signal.SIGTERM, self._terminate)
-        tags = {**provenance.tags(), **{key: str(value) for key, value in self.tags.items()}}
-        tags |= {"run_folder": str(self.run.path), "device": str(engine.state.device)}
-        if self.data_list is not None:
-            tags |= {"data_list": str(self.data_list), "data_list.digest": provenance.digest(self.data_list)}
-        params = {key: value for key, value in flatten(self.config).items() if value is not None}
+        tags = origin(engine.state.device, self.data_list, {**self.tags, "run_folder": self.run.path})
         known = read_facts(self.run.path) if self.run.resume else {}
         run_id = known.get("mlflow_run_id") if known.get("mlflow_uri") == self.tracking.uri else None
-        run_id = self.tracking.start(self.run.path.name, tags, run_id, params)
+        run_id = self.tracking.start(self.run.path.name, tags, run_id, params(self.config))
         for row in getattr(engine.state, "history", []):  # what a kill left unwritten; known steps are dropped
             self._track(row)
         if run_id is not None:  # else a resumed run would forget the one that it began as
@@ -82,6 +79,8 @@ class MLflowRun:
         loss, rate = engine.state.output["loss"].item(), engine.optimizer.param_groups[0]["lr"]
         values = {"train/iteration_loss": loss, "train/iteration_learning_rate": float(rate)}
         self.tracking.metrics(values, engine.state.iteration)
+        if engine.state.iteration % engine.state.epoch_length == 0:  # a checkpoint may follow
+            self.tracking.flush()
 
     def _epoch(self, engine: Workflow) -> None:
         self._track(engine.state.history[-1])
@@ -91,17 +90,25 @@ class MLflowRun:
 
     def _complete(self, engine: Workflow) -> None:
         self.tracking.metrics(best_of(self.evaluator), engine.state.epoch)
-        self._end("FINISHED")
+        self._end(engine, "FINISHED")
 
     def _crash(self, engine: Workflow, error: BaseException) -> None:
         # Engines swallow what an EXCEPTION_RAISED handler does not raise again.
-        killed = self.__dict__.get("_terminated") or isinstance(error, KeyboardInterrupt)
+        stopped_by = "SIGTERM" if self._terminated else "the user" if isinstance(error, KeyboardInterrupt) else None
+        if stopped_by and engine.state.rank == 0:
+            logger.warning("stopped by %s; continue with --resume true --run_name %s", stopped_by, self.run.path.name)
         self.tracking.tag(error=f"{type(error).__name__}: {error}"[:5000])
-        self._end("KILLED" if killed else "FAILED")
+        self._end(engine, "KILLED" if stopped_by else "FAILED")
         raise error
 
-    def _end(self, status: str) -> None:
-        self.tracking.end(status)
+    def _end(self, engine: Workflow, status: str) -> None:
+        was_tracked = self.tracking.run_id is not None
+        has_all = self.tracking.end(status)
+        if was_tracked and not has_all:
+            words = "what MLflow lacks stands in %s; when the server answers, --resume true --run_name %s writes it"
+            logger.warning(words, self.run.path, self.run.path.name)
+        elif status == "FINISHED" and engine.state.rank == 0:
+            self.run.remember(completed_epoch=engine.state.epoch)
         self.run.release()
         if "_earlier_handler" in self.__dict__:
             signal.signal(signal.SIGTERM, self._earlier_handler)
@@ -109,3 +116,18 @@ class MLflowRun:
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         self._terminated = True
         raise SystemExit(128 + number)
+
+
+def params(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the params of a run: the leaves of its config, but for those that only say which run to continue."""
+    return {
+        key: value for key, value in flatten(config).items() if value is not None and key not in ("run_name", "resume")
+    }
+
+
+def origin(device: Any, data_list: str | Path | None, tags: Mapping[str, Any]) -> dict[str, str]:
+    """Return a run's tags: code, machine, device and data that a result comes from, and what else is given."""
+    found = {**provenance.tags(), **tags, "device": device}
+    if data_list is not None:
+        found |= {"data_list": data_list, "data_list.digest": provenance.digest(data_list)}
+    return {key: str(value) for key, value in found.items()}

@@ -18,7 +18,7 @@ from pipeline import bundle, figures, provenance
 from pipeline.errors import InputError
 from pipeline.handlers.evaluation_report import EvaluationReport, score_table
 from pipeline.handlers.load_weights import load_weights
-from pipeline.run_folder import RunFolder
+from pipeline.run_folder import RunFolder, read_facts
 from pipeline.tracking import Tracking
 from pipeline.volumes.atomic import atomic_write_text
 
@@ -58,15 +58,25 @@ class RunBundle:
         self.data_list = None if data_list is None else Path(data_list)
 
     def attach(self, engine: Workflow) -> None:
-        """Listen to a trainer. Stands after Checkpoints and before MLflowRun in the list."""
+        """Listen to a trainer. Stands after Checkpoints and EarlyStop and before MLflowRun in the list."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.COMPLETED, self._complete)
 
     def _start(self, engine: Workflow) -> None:
+        self._refuse_complete_run(engine)
         if engine.state.rank != 0:
             return
         bundle.export(self.run.path, self.config, self.configs, self.data_list)
-        self._write_metadata(self._network_sizes())
+        self._write_metadata()
+
+    def _refuse_complete_run(self, engine: Workflow) -> None:
+        """Refuse to write a complete run anew; one that was killed between its last epoch and its end is completed."""
+        done, epochs = engine.state.epoch, engine.state.max_epochs
+        is_complete = read_facts(self.run.path).get("completed_epoch") == done
+        if done > epochs or (is_complete and (done == epochs or engine.should_terminate)):
+            reason = f"nothing left to train: the run '{self.run.path}' has done {done} of {epochs} epochs"
+            early = " and no better one came in time" if done < epochs else ""
+            raise InputError(reason + early, remedy="raise --patience" if early else "raise --epochs")
 
     def _complete(self, engine: Workflow) -> None:
         load_weights(self.run.best_model, self.network)
@@ -84,19 +94,27 @@ class RunBundle:
         self._verify(engine)
         self._track(engine, [*files, folder / "curves.png"])
 
-    def _network_sizes(self) -> dict[str, int]:
-        return {
-            name: getattr(self.network, name) for name in ("in_channels", "out_channels") if hasattr(self.network, name)
-        }
-
-    def _write_metadata(self, sizes: Mapping[str, int]) -> None:
-        """The bundle's metadata with the channels that this run's network has."""
+    def _write_metadata(self) -> None:
+        """The bundle's metadata with the channels, sizes and classes that this run's network has."""
         metadata = json.loads(json.dumps(self.metadata))
-        formats = metadata.get("network_data_format", {})
-        for part, name in (("inputs", "in_channels"), ("outputs", "out_channels")):
-            for entry in formats.get(part, {}).values():
-                entry["num_channels"] = sizes.get(name, entry.get("num_channels"))
+        for part, entries in metadata.get("network_data_format", {}).items():
+            for entry in entries.values():
+                entry |= self._tensor_format(part)
+        if classes := self.config.get("class_names"):
+            metadata["pred_classes"] = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
         bundle.write_config(self.run.path / "configs" / "metadata.json", metadata)
+
+    def _tensor_format(self, part: str) -> dict[str, Any]:
+        """What the network says of its "inputs" or "outputs": channels, their names, and the sizes that it takes."""
+        channels = getattr(self.network, "in_channels" if part == "inputs" else "out_channels", None)
+        found: dict[str, Any] = {} if channels is None else {"num_channels": channels}
+        classes = self.config.get("class_names", [])
+        if part == "outputs" and classes and channels in (1, len(classes)):
+            names = classes[1:] if channels == 1 else classes  # a single output is the foreground
+            found["channel_def"] = {str(index): name for index, name in enumerate(names)}
+        if hasattr(self.network, "valid_input_size"):
+            found["spatial_shape"] = _spatial_shape(self.network, part)
+        return found
 
     def _verify(self, engine: Workflow) -> None:
         """Build the network of the exported inference.json, and compare it with the one that was trained."""
@@ -118,8 +136,14 @@ class RunBundle:
             raise InputError(reason, file=file, remedy="name the network with the key `network_def` in both configs")
 
     def _example(self, engine: Workflow) -> torch.Tensor:
-        """Return one input of the last training batch, as a plain tensor."""
-        image = engine.state.output["image"] if engine.state.output else self.evaluator.state.output[0]["image"][None]
+        """Return one input of the last training batch, or what comes next to it, as a plain tensor."""
+        if engine.state.output:
+            image = engine.state.output["image"]
+        else:  # a run that was complete already: a validation image, as large as the network takes it
+            image = torch.as_tensor(self.evaluator.state.output[0]["image"][None])
+            network: Any = self.network
+            if hasattr(network, "valid_input_size"):
+                image = nn.functional.interpolate(image, network.valid_input_size(image.shape[2:]))
         return torch.as_tensor(image[:1]).to(engine.state.device).as_subclass(torch.Tensor)
 
     def _track(self, engine: Workflow, files: Sequence[Path]) -> None:
@@ -153,3 +177,13 @@ class RunBundle:
             "",
         ]
         return "\n".join(lines)
+
+
+def _spatial_shape(network: Any, part: str) -> list[str]:
+    """The sizes that a network takes ("inputs") or gives, as MONAI writes them: 16*n+172 and 16*n-12 in the paper."""
+    smallest = network.valid_input_size(1)
+    lost = network.margin if part == "outputs" else [0] * len(smallest)
+    return [
+        f"{step}*n{least - cut - step:+d}" if margin else f"{step}*n"
+        for step, least, cut, margin in zip(network.divisor, smallest, lost, network.margin, strict=True)
+    ]

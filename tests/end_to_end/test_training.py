@@ -1,53 +1,17 @@
-"""What a training run leaves, and what a kill, a resume, a crash and a second start do to it."""
+"""What a training run leaves: a bundle that predicts, an MLflow run, and nothing of another run overwritten."""
 
 import json
 import math
 import shutil
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 
 import pytest
 import torch
 import yaml
-from discs import UNET, small_training
-from mlflow.tracking import MlflowClient
+from run_files import last, mlflow_run, weights
 
 from pipeline.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-
-
-def weights(run):
-    return torch.load(run / "models" / "model.pt", weights_only=True)
-
-
-def last(run):
-    return torch.load(run / "checkpoints" / "last.pt", weights_only=True)
-
-
-def mlflow_run(tmp_path, run):
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    return client, client.get_run(json.loads((run / "run.json").read_text())["mlflow_run_id"])
-
-
-def same(first, second):
-    """Whether two nested states are equal to the last bit."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return first == second or (isinstance(first, float) and math.isnan(first) and math.isnan(second))
-
-
-def without_times(state):
-    for row in state["trainer"]["history"]:
-        del row["time/epoch"]
-    return state
 
 
 def test_a_run_with_an_overlay_leaves_a_bundle_that_predicts(run_bundle, only_run, tmp_path, discs, monkeypatch):
@@ -88,73 +52,11 @@ def test_a_run_with_an_overlay_leaves_a_bundle_that_predicts(run_bundle, only_ru
     assert (described["channels"], described["upsample"], described["norm"]) == ([4, 8], "nearest", "instance")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resuming_equals_never_having_stopped_bit_for_bit(run_bundle, tmp_path, workers):
-    options = {"network_def#dropout": 0.3, "num_workers": workers, "val_interval": 2}
-    for more in ({"run_name": "whole"}, {"run_name": "parts", **stop_after(2)}, {"run_name": "parts", "resume": True}):
-        workflow = run_bundle("training", "train.json", epochs=4, **options, **more)
-        workflow.parser.get_parsed_content(
-            "train#dataloader"
-        )._iterator = None  # ends its workers now, not when it pleases
-    whole, parts = tmp_path / "runs" / "whole", tmp_path / "runs" / "parts"
-    assert same(without_times(last(whole)), without_times(last(parts)))
-    assert same(weights(whole), weights(parts))
-    assert last(parts)["trainer"]["epoch"] == 4
-    _, tracked = mlflow_run(tmp_path, parts)
-    assert tracked.info.status == "FINISHED"
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    losses = client.get_metric_history(tracked.info.run_id, "train/loss")
-    assert sorted(metric.step for metric in losses) == [1, 2, 3, 4]
-
-
-def stop_after(epoch):
-    """Overrides that end a training in its course, as a kill between two epochs does."""
-    return {"train#trainer#max_epochs": epoch}
-
-
-def test_resume_keeps_the_best_metric_and_its_weights(run_bundle, tmp_path):
-    run_bundle("training", "train.json", epochs=3, run_name="a")
-    run = tmp_path / "runs" / "a"
-    state, best = last(run), weights(run)
-    state["best"] = {"metric": 2.0, "epoch": 1}  # better than any epoch can be
-    torch.save(state, run / "checkpoints" / "last.pt")
-    run_bundle("training", "train.json", epochs=5, run_name="a", resume=True)
-    assert last(run)["best"] == {"metric": 2.0, "epoch": 1}
-    assert last(run)["trainer"]["epoch"] == 5
-    assert same(weights(run), best)
-
-
-KILLED_WHILE_SAVING = """
-import os, signal, sys, torch
-real_save = torch.save
-def save(content, file, *rest):
-    real_save(content, file, *rest)
-    if "model.pt" in str(file) and "trainer" not in content and save.count == int(sys.argv[2]):
-        with open(file, "r+b") as stream:
-            stream.truncate(100)  # the kill comes when 100 bytes are on the disk
-        os.kill(os.getpid(), signal.SIGKILL)
-    save.count += "model.pt" in str(file)
-save.count = 0
-torch.save = save
-from pathlib import Path
-from pipeline.handlers.checkpoints import save_tensors
-for epoch in range(3):
-    save_tensors(Path(sys.argv[1]) / "model.pt", {"epoch": torch.tensor(epoch)})
-"""
-
-
-@pytest.mark.parametrize("save", [1, 2])
-def test_a_kill_while_the_best_model_is_saved_leaves_the_earlier_best(tmp_path, save):
-    process = subprocess.run([sys.executable, "-c", KILLED_WHILE_SAVING, str(tmp_path), str(save)], check=False)
-    assert process.returncode == -signal.SIGKILL
-    assert int(torch.load(tmp_path / "model.pt", weights_only=True)["epoch"]) == save - 1
-
-
 def test_a_loss_that_is_no_number_stops_training_and_names_the_cases(run_bundle, only_run, tmp_path):
     with pytest.raises(
         InputError, match=r"case 'disc_\d, disc_\d'.*loss is nan at epoch 1, iteration 1.*Remedy"
     ) as caught:
-        run_bundle("training", "train.json", learning_rate=0.0, **{"loss#class_weight": [float("nan"), 1.0]})
+        run_bundle("training", "train.json", **{"loss#class_weight": [float("nan"), 1.0]})
     assert "network's output is not" in str(caught.value)
     run = only_run()
     assert not (run / "models" / "model.pt").exists()
@@ -184,7 +86,7 @@ def test_mlflow_remembers_the_run(run_bundle, only_run, tmp_path):
     assert params["epochs"] == "2"
     assert params["learning_rate"] == "0.003"
     assert params["network_def/channels"] == "[4, 8]"
-    assert params["augmentation/0/sigma"] == "10.0"
+    assert params["spatial_augmentation/sigma"] == "10.0"
     assert tags["bundle"] == "unet"
     assert tags["seed"] == "7"
     assert tags["device"] == "cpu"
@@ -232,15 +134,6 @@ def test_the_model_in_mlflow_predicts_as_the_one_in_the_run(run_bundle, only_run
         torch.testing.assert_close(loaded(image), network(image))
 
 
-def test_a_run_can_be_resumed_by_the_configs_it_left(run_bundle, tmp_path):
-    run_bundle("training", "train.json", epochs=1, run_name="a")
-    run = tmp_path / "runs" / "a"
-    run_bundle("training", run / "configs" / "train.json", epochs=2, run_name="a", resume=True)
-    assert last(run)["trainer"]["epoch"] == 2
-    (again,) = (tmp_path / "runs").iterdir()
-    assert again == run
-
-
 def test_a_compiled_network_trains_and_leaves_plain_weights(run_bundle, only_run):
     run_bundle("training", "train.json", epochs=1, **{"compile": True})
     assert not any("_orig_mod" in name for name in weights(only_run()))
@@ -248,7 +141,7 @@ def test_a_compiled_network_trains_and_leaves_plain_weights(run_bundle, only_run
 
 def test_early_stopping(run_bundle, only_run):
     # A network that learns nothing has its best epoch first.
-    run_bundle("training", "train.json", epochs=20, patience=3, learning_rate=0.0, **{"network_def#norm": None})
+    run_bundle("training", "train.json", epochs=20, patience=3, **{"optimizer#lr": 0.0, "network_def#norm": None})
     state = last(only_run())
     assert state["best"]["epoch"] == 1
     assert state["trainer"]["epoch"] == 4
@@ -279,35 +172,6 @@ def test_the_schedule_lowers_the_rate_epoch_by_epoch(run_bundle, only_run):
     # One epoch of warm-up at a tenth, then half a cosine from epoch 1 to 5: cos(0), cos(pi/4), cos(pi/2), cos(3 pi/4).
     expected = [0.001, *(0.005 * (1 + math.cos(math.pi * step / 4)) for step in range(4))]
     assert rates == pytest.approx(expected)
-
-
-TRAIN_UNTIL_TERMINATED = """
-import sys, json
-from monai.bundle import ConfigWorkflow
-options = json.loads(sys.argv[2])
-workflow = ConfigWorkflow(sys.argv[1], workflow_type="train", run_id="training", logging_file=False, **options)
-workflow.initialize()
-workflow.run()
-"""
-
-
-def test_a_terminated_run_is_killed_in_mlflow_and_can_be_resumed(run_bundle, tmp_path, discs, only_run):
-    overrides = json.dumps({**small_training(discs), "epochs": 2000, "output_dir": str(tmp_path / "runs")})
-    script = textwrap.dedent(TRAIN_UNTIL_TERMINATED)
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(UNET / "configs" / "train.json"), overrides], cwd=tmp_path
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("runs/*/checkpoints/last.pt")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
-    _, tracked = mlflow_run(tmp_path, only_run())
-    assert tracked.info.status == "KILLED"
-    done = last(only_run())["trainer"]["epoch"]
-    run_bundle("training", "train.json", epochs=done + 1, resume=True)
-    assert last(only_run())["trainer"]["epoch"] == done + 1
-    assert mlflow_run(tmp_path, only_run())[1].info.status == "FINISHED"
 
 
 def test_a_label_that_names_classes_keeps_them_all(run_bundle, only_run, discs, tmp_path):

@@ -1,6 +1,7 @@
-"""The best weights and no others; a state that restores all but the horizon of the schedule."""
+"""The best weights and no others; a state that restores all but what the config says otherwise today."""
 
 import math
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -9,10 +10,10 @@ from engines import scripted_evaluator, trainer
 from ignite.engine import Events
 from monai.handlers import LrScheduleHandler
 from monai.optimizers import WarmupCosineSchedule
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR, SequentialLR, StepLR
 
 from pipeline.errors import InputError
-from pipeline.handlers.checkpoints import Checkpoints, best_of
+from pipeline.handlers.checkpoints import Checkpoints, best_of, save_tensors
 from pipeline.handlers.history import History
 from pipeline.run_folder import RunFolder
 
@@ -86,7 +87,7 @@ def test_the_checkpoint_holds_the_whole_state(tmp_path):
     made = training(tmp_path, [0.2, 0.5, 0.4], schedule=lambda optimizer: ExponentialLR(optimizer, 0.5))
     made.engine.run()
     state = torch.load(made.run.last_checkpoint, weights_only=True)
-    assert set(state) == {"network", "optimizer", "scheduler", "trainer", "best"}
+    assert set(state) == {"network", "optimizer", "scheduler", "settings", "trainer", "best"}
     assert state["best"] == {"metric": 0.5, "epoch": 2}
     assert state["trainer"]["epoch"] == 3
     assert [row["val/mean_dice"] for row in state["trainer"]["history"]] == [0.2, 0.5, 0.4]
@@ -145,6 +146,12 @@ def half_cosine(step, steps):
     return 0.05 * (1 + math.cos(math.pi * step / steps))
 
 
+def warmed_up(optimizer):
+    """Half, three quarters, all of the rate, and then half of it each epoch."""
+    parts = [LinearLR(optimizer, 0.5, total_iters=2), ExponentialLR(optimizer, 0.5)]
+    return SequentialLR(optimizer, parts, milestones=[2])
+
+
 SCHEDULES = [
     (lambda optimizer, epochs: WarmupCosineSchedule(optimizer, warmup_steps=0, t_total=epochs), half_cosine),
     (lambda optimizer, epochs: CosineAnnealingLR(optimizer, T_max=epochs), half_cosine),
@@ -169,18 +176,120 @@ def test_a_run_resumed_with_more_epochs_follows_the_longer_schedule(tmp_path, sc
         assert rates[3] == pytest.approx(rate(3, 3))
 
 
+def sgd(network, **options):
+    return torch.optim.SGD(network.parameters(), **{"lr": 0.1, "momentum": 0.9, **options})
+
+
+def resumed(folder, epochs, schedule=None, **options):
+    """A run of three epochs, resumed with other settings of its optimizer; returns it, and the rates of all epochs."""
+    training(folder, [0.5] * 3, schedule=schedule).engine.run()
+    network = torch.nn.Linear(3, 2)
+    optimizer = sgd(network, **options)
+    made = training(folder, [0.5] * epochs, resume=True, schedule=schedule, network=network, optimizer=optimizer)
+    made.engine.run()
+    return made, [row["train/learning_rate"] for row in made.engine.state.history]
+
+
+def test_a_resumed_run_follows_the_learning_rate_of_the_config(tmp_path):
+    _, rates = resumed(tmp_path, 5, lr=0.02)
+    assert rates == [0.1, 0.1, 0.1, 0.02, 0.02]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factor"),
+    [
+        (
+            lambda optimizer: WarmupCosineSchedule(optimizer, warmup_steps=0, t_total=8),
+            lambda step: 10 * half_cosine(step, 8),
+        ),
+        (lambda optimizer: CosineAnnealingLR(optimizer, T_max=8), lambda step: 10 * half_cosine(step, 8)),
+        (lambda optimizer: ExponentialLR(optimizer, 0.5), lambda step: 0.5**step),
+        (lambda optimizer: StepLR(optimizer, 2, 0.1), lambda step: 0.1 ** (step // 2)),
+        (warmed_up, lambda step: (0.5, 0.75, 1, 0.5, 0.25, 0.125)[step]),
+    ],
+    ids=["WarmupCosine", "CosineAnnealing", "Exponential", "Step", "Sequential"],
+)
+def test_a_schedule_goes_on_from_the_learning_rate_of_the_config(tmp_path, schedule, factor):
+    _, rates = resumed(tmp_path, 6, schedule, lr=0.02)
+    assert rates[:3] == pytest.approx([0.1 * factor(step) for step in range(3)])
+    assert rates[3:] == pytest.approx([0.02 * factor(step) for step in range(3, 6)])
+
+
+def test_a_schedule_that_began_at_nothing_reaches_the_learning_rate_of_the_config(tmp_path):
+    _, rates = resumed(
+        tmp_path, 5, lambda optimizer: WarmupCosineSchedule(optimizer, warmup_steps=5, t_total=9), lr=0.02
+    )
+    assert rates == pytest.approx([0, 0.02, 0.04, 0.012, 0.016])
+
+
+def test_what_else_the_config_says_of_the_optimizer_is_what_runs(tmp_path):
+    made, rates = resumed(tmp_path, 4, lambda optimizer: ExponentialLR(optimizer, 0.5), weight_decay=0.3, momentum=0.5)
+    (group,) = made.optimizer.param_groups
+    assert (group["weight_decay"], group["momentum"]) == (0.3, 0.5)
+    assert rates == [0.1, 0.05, 0.025, 0.0125], "the rate goes its way"
+
+
+def test_what_the_config_says_of_the_schedule_is_what_runs(tmp_path):
+    training(tmp_path, [0.5] * 3, schedule=lambda optimizer: ExponentialLR(optimizer, 0.5)).engine.run()
+    again = training(tmp_path, [0.5] * 4, resume=True, schedule=lambda optimizer: ExponentialLR(optimizer, 0.1))
+    again.engine.run()
+    assert again.engine.state.history[3]["train/learning_rate"] == pytest.approx(0.1 * 0.1**3)
+
+
+def test_a_changed_setting_is_the_one_to_compare_with_at_the_next_resume(tmp_path):
+    resumed(tmp_path, 4, lr=0.02)
+    for epochs, rate in ((5, 0.02), (6, 0.1)):
+        network = torch.nn.Linear(3, 2)
+        made = training(tmp_path, [0.5] * epochs, resume=True, network=network, optimizer=sgd(network, lr=rate))
+        made.engine.run()
+        assert made.engine.state.history[-1]["train/learning_rate"] == rate
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path):
+    first = training(tmp_path, [0.5])
+    assert first.run.path.is_dir()
+    first.run.release()
+    again = training(tmp_path, [0.5, 0.25], resume=True)
+    again.engine.run()
+    assert [row["epoch"] for row in again.engine.state.history] == [1, 2]
+
+
+@pytest.mark.parametrize(("scores", "is_best"), [([0.2, 0.5], True), ([0.5, 0.2], False)])
+def test_best_weights_that_a_kill_kept_from_their_file_are_written_on_resume(tmp_path, scores, is_best):
+    first = training(tmp_path, scores)
+    first.engine.run()
+    state = torch.load(first.run.last_checkpoint, weights_only=True)["network"]
+    # The kill came after the checkpoint of epoch 2: the model is still that of epoch 1, written before it.
+    save_tensors(first.run.best_model, {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
+    before = first.run.last_checkpoint.stat().st_mtime_ns - 10**9
+    os.utime(first.run.best_model, ns=(before, before))
+    training(tmp_path, scores, resume=True).engine.run()
+    kept = torch.load(first.run.best_model, weights_only=True)
+    assert torch.equal(kept["weight"], state["weight"]) == is_best
+    assert torch.equal(kept["weight"], torch.zeros(2, 3)) != is_best
+
+
+def cosine(optimizer):
+    return CosineAnnealingLR(optimizer, T_max=3)
+
+
 def wider(folder):
-    return training(folder, [0.5] * 2, resume=True, network=torch.nn.Linear(3, 4))
+    return training(folder, [0.5] * 2, resume=True, schedule=cosine, network=torch.nn.Linear(3, 4))
 
 
 def another_optimizer(folder):
     network = torch.nn.Linear(3, 2)
     groups = [{"params": [network.weight]}, {"params": [network.bias], "lr": 0.2}]
-    return training(folder, [0.5] * 2, resume=True, network=network, optimizer=torch.optim.SGD(groups, lr=0.1))
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    return training(folder, [0.5] * 2, resume=True, schedule=cosine, network=network, optimizer=optimizer)
 
 
 def another_schedule(folder):
     return training(folder, [0.5] * 2, resume=True, schedule=lambda optimizer: ExponentialLR(optimizer, 0.5))
+
+
+def no_schedule(folder):
+    return training(folder, [0.5] * 2, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -188,11 +297,15 @@ def another_schedule(folder):
     [
         (wider, ["the checkpoint's network does not fit", "weight", "[2, 3]", "[4, 3]"]),
         (another_optimizer, ["the checkpoint's optimizer does not fit", "different number of parameter groups"]),
-        (another_schedule, ["the checkpoint's scheduler does not fit", "ExponentialLR", "T_max"]),
+        (
+            another_schedule,
+            ["the checkpoint's scheduler does not fit", "it was CosineAnnealingLR and is ExponentialLR"],
+        ),
+        (no_schedule, ["the checkpoint's scheduler does not fit", "it was CosineAnnealingLR and is none"]),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_an_error_with_file_and_remedy(tmp_path, made, words):
-    first = training(tmp_path, [0.5], schedule=lambda optimizer: CosineAnnealingLR(optimizer, T_max=3))
+    first = training(tmp_path, [0.5], schedule=cosine)
     first.engine.run()
     before = first.run.last_checkpoint.read_bytes()
     with pytest.raises(InputError) as caught:

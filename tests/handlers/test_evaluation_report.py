@@ -1,6 +1,7 @@
 """Tables, JSON and pictures of a few hand-made cases."""
 
 import csv
+import hashlib
 import json
 import shutil
 
@@ -67,7 +68,7 @@ def test_the_summary_by_hand():
     found = summary(ROWS)
     assert found["cases"] == 4
     # 0.5, 0, 1 without the n/a: mean 1/2, variance (0 + 1/4 + 1/4) / 3.
-    expected = {"cases": 3, "not_applicable": 1, "mean": 0.5, "std": 0.408248, "worst": 0.0, "best": 1.0}
+    expected = {"cases": 3, "not_applicable": 1, "mean": 0.5, "std": 0.408248, "lowest": 0.0, "highest": 1.0}
     assert found["scores"]["mean_dice"] == expected
     assert found["scores"]["dice/y"] == {"cases": 0, "not_applicable": 4}
     assert strict(json.dumps(found)) == found
@@ -76,7 +77,7 @@ def test_the_summary_by_hand():
 
 def test_the_table_of_scores():
     lines = score_table(summary(ROWS)).splitlines()
-    assert lines[0] == "| score over 4 cases | mean | std | worst | best | n/a |"
+    assert lines[0] == "| score over 4 cases | mean | std | lowest | highest | n/a |"
     assert "| mean_dice | 0.5000 | 0.4082 | 0.0000 | 1.0000 | 1 |" in lines
     assert "| dice/y | n/a | n/a | n/a | n/a | 4 |" in lines
 
@@ -125,7 +126,7 @@ def test_cases_without_a_score_are_not_pictured(tmp_path):
     report = evaluated([case("empty", 0, of=0), case("invented", 0, of=0, invented=2)])
     assert report.extremes == {"worst": [], "best": []}
     assert [file.name for file in report.write(tmp_path)] == ["cases.csv", "scores.json"]
-    assert (tmp_path / "cases.csv").read_text().splitlines()[1:] == ["empty,,,,", "invented,,,,"]
+    assert (tmp_path / "cases.csv").read_text().splitlines()[1:] == ["empty,,,,,", "invented,,,,,"]
     assert strict((tmp_path / "scores.json").read_text())["scores"]["mean_dice"] == {"cases": 0, "not_applicable": 2}
 
 
@@ -164,9 +165,18 @@ def test_mlflow_run_beneath_the_one_that_trained(trained_here, tmp_path, empty_s
     facts = {"mlflow_run_id": parent, "mlflow_uri": uri if trained_here else "sqlite:///elsewhere.db"}
     (run / "run.json").write_text(json.dumps(facts))
     tracking = Tracking(uri, "discs", system_metrics_every=0)
-    evaluated(FIVE, folder=tmp_path / "out", tracking=tracking, bundle_root=run)
+    (tmp_path / "list.json").write_text("{}")
+    config = {"network": {"channels": [4, 8]}, "resume": False}
+    origin = {"config": config, "data_list": tmp_path / "list.json", "tags": {"bundle": "unet", "seed": 3}}
+    evaluated(FIVE, folder=tmp_path / "out", tracking=tracking, bundle_root=run, **origin)
     (made,) = [found for found in client.search_runs([experiment]) if found.info.run_id != parent]
     assert made.info.run_name == "validation of discs-1"
     assert made.info.status == "FINISHED"
-    assert made.data.tags.get("mlflow.parentRunId") == (parent if trained_here else None)
+    assert made.data.params == {"network/channels": "[4, 8]"}
+    tags = made.data.tags
+    assert tags.get("mlflow.parentRunId") == (parent if trained_here else None)
+    assert (tags["bundle"], tags["seed"], tags["device"], tags["evaluation"]) == ("unet", "3", "cpu", "validation")
+    assert tags["data_list.digest"] == hashlib.sha256(b"{}").hexdigest()
+    assert tags["bundle_root"] == str(run)
+    assert {"host", "mlflow.user", "pipeline.version"} <= tags.keys()
     assert made.data.metrics["validation/mean_dice"] == pytest.approx((2 / 3 + 1 + 0 + 6 / 7 + 2 / 5) / 5)

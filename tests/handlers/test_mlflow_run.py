@@ -13,6 +13,7 @@ import torch
 from engines import scripted_evaluator, trainer
 from ignite.engine import Events
 from mlflow.tracking import MlflowClient
+from servers import absent, running
 
 from pipeline.handlers.history import History
 from pipeline.handlers.mlflow_run import MLflowRun
@@ -59,11 +60,6 @@ def steps(made, name):
     return {metric.step: metric.value for metric in history}
 
 
-def pretend_checkpoint(run):
-    run.last_checkpoint.parent.mkdir(exist_ok=True)
-    run.last_checkpoint.write_bytes(b"state")
-
-
 def failing(made, iteration, fail):
     @made.engine.on(Events.ITERATION_STARTED)
     def now():
@@ -85,7 +81,6 @@ def test_a_finished_training(tmp_path, uri):
     assert steps(made, "best/mean_dice") == {3: 0.75}
     assert steps(made, "best/epoch") == {3: 2}
     assert "epoch" not in run.data.metrics
-    pretend_checkpoint(made.run)
     assert RunFolder(tmp_path / "runs", "a", resume=True).path, "another process may go on"
 
 
@@ -104,22 +99,28 @@ def test_an_error_ends_the_run_as_failed_and_is_raised(tmp_path, uri):
     assert steps(made, "train/iteration_loss") == {1: 1.0}, "what was before the error is there"
 
 
-def test_ctrl_c_ends_the_run_as_killed(tmp_path, uri):
+def test_ctrl_c_ends_the_run_as_killed_and_says_how_to_continue(tmp_path, uri, caplog):
     made = training(tmp_path / "runs", uri)
     failing(made, 2, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         made.engine.run()
     assert tracked(made).info.status == "KILLED"
     assert steps(made, "train/iteration_loss") == {1: 1.0}
+    assert said(caplog) == ["stopped by the user; continue with --resume true --run_name a"]
 
 
-def test_sigterm_ends_the_run_as_killed(tmp_path, uri):
+def said(caplog):
+    return [record.getMessage() for record in caplog.records if record.name.startswith("pipeline")]
+
+
+def test_sigterm_ends_the_run_as_killed_and_says_how_to_continue(tmp_path, uri, caplog):
     made = training(tmp_path / "runs", uri)
     failing(made, 2, lambda: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(SystemExit) as caught:
         made.engine.run()
     assert caught.value.code == 128 + signal.SIGTERM
     assert tracked(made).info.status == "KILLED"
+    assert said(caplog) == ["stopped by SIGTERM; continue with --resume true --run_name a"]
 
 
 def test_an_exit_without_a_signal_is_a_failure(tmp_path, uri):
@@ -186,19 +187,69 @@ def test_a_resumed_training_continues_its_own_run(tmp_path, uri):
     failing(first, 2, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         first.engine.run()
-    pretend_checkpoint(first.run)
     run_id = tracked(first).info.run_id
-    again = training(tmp_path / "runs", uri, resume=True)
+    assert "error" in tracked(first).data.tags
+    again = training(tmp_path / "runs", uri, resume=True, config={"epochs": 3, "rate": 0.2})
     again.engine.run()
     assert tracked(again).info.run_id == run_id
     assert tracked(again).info.status == "FINISHED"
+    assert "error" not in tracked(again).data.tags
+    assert tracked(again).data.tags["resumed.rate"] == "0.2"
+    assert "resumed.epochs" not in tracked(again).data.tags
     assert steps(again, "train/iteration_loss") == {1: 1.0, 2: 1.0, 3: 1.0}
+
+
+def test_which_run_to_continue_is_no_setting_of_it(tmp_path, uri):
+    first = training(tmp_path / "runs", uri, config={"epochs": 3, "resume": False, "run_name": "a"})
+    first.engine.run()
+    assert tracked(first).data.params == {"epochs": "3"}
+    again = training(tmp_path / "runs", uri, resume=True, config={"epochs": 3, "resume": True, "run_name": None})
+    again.engine.run()
+    assert not [key for key in tracked(again).data.tags if key.startswith("resumed.")]
+
+
+def test_a_run_is_complete_when_it_has_ended_and_the_store_has_it_all(tmp_path, uri):
+    made = training(tmp_path / "runs", uri)
+    made.engine.run()
+    assert read_facts(made.run.path)["completed_epoch"] == 3
+    failed = training(tmp_path / "failed", uri)
+    failing(failed, 2, lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        failed.engine.run()
+    assert "completed_epoch" not in read_facts(failed.run.path)
+
+
+def test_what_a_dead_server_lacks_can_be_written_later(tmp_path, caplog):
+    with running() as server:
+        made = training(tmp_path / "runs", server.uri)
+
+        @made.engine.on(Events.EPOCH_COMPLETED(once=2))
+        def die():
+            server.shutdown()
+            server.server_close()
+
+        made.engine.run()
+    assert made.engine.state.epoch == 3, "training went on"
+    assert "completed_epoch" not in read_facts(made.run.path)
+    folder = tmp_path / "runs" / "a"
+    words = f"what MLflow lacks stands in {folder}; when the server answers, --resume true --run_name a writes it"
+    assert said(caplog)[-1] == words
+
+
+def test_before_a_checkpoint_the_store_has_all_iterations(tmp_path, uri):
+    made, at_checkpoint = training(tmp_path / "runs", uri), []
+
+    @made.engine.on(Events.EPOCH_COMPLETED)
+    def look():  # stands after the last iteration of the epoch, as the checkpoint does
+        at_checkpoint.append(sorted(steps(made, "train/iteration_loss")))
+
+    made.engine.run()
+    assert at_checkpoint == [[1], [1, 2], [1, 2, 3]]
 
 
 def test_resumed_with_another_store_it_is_a_new_run_there(tmp_path, uri, empty_store):
     first = training(tmp_path / "runs", uri)
     first.engine.run()
-    pretend_checkpoint(first.run)
     shutil.copyfile(empty_store, tmp_path / "other.db")
     again = training(tmp_path / "runs", f"sqlite:///{tmp_path}/other.db", resume=True)
     again.engine.run()
@@ -206,14 +257,12 @@ def test_resumed_with_another_store_it_is_a_new_run_there(tmp_path, uri, empty_s
     assert read_facts(again.run.path)["mlflow_uri"] == f"sqlite:///{tmp_path}/other.db"
 
 
-def test_a_server_out_of_reach_is_no_reason_to_forget_the_run(tmp_path, uri, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+def test_a_server_out_of_reach_is_no_reason_to_forget_the_run(tmp_path, uri):
     first = training(tmp_path / "runs", uri)
     first.engine.run()
-    pretend_checkpoint(first.run)
     facts = read_facts(first.run.path)
-    assert facts == {"mlflow_run_id": facts["mlflow_run_id"], "mlflow_uri": uri, "mlflow_experiment": "discs"}
-    again = training(tmp_path / "runs", "http://127.0.0.1:9", resume=True)
+    assert (facts["mlflow_uri"], facts["mlflow_experiment"], facts["completed_epoch"]) == (uri, "discs", 3)
+    again = training(tmp_path / "runs", absent(), resume=True)
     again.engine.run()
     assert again.engine.state.epoch == 3, "training went on"
     assert json.loads((again.run.path / "run.json").read_text()) == facts

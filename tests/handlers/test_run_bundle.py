@@ -52,7 +52,7 @@ class KeepWeights:
             state.best_metric, state.best_metric_epoch = self.metric, self.best_epoch
 
 
-def training(tmp_path, *, config=None, inference=CONVOLUTION, best_epoch=1, metric=0.5, epochs=3):
+def training(tmp_path, *, config=None, inference=CONVOLUTION, best_epoch=1, metric=0.5, epochs=3, first=()):
     """A run of a convolution that was started from `source/configs`, not yet started."""
     configs = tmp_path / "source" / "configs"
     configs.mkdir(parents=True)
@@ -85,7 +85,7 @@ def training(tmp_path, *, config=None, inference=CONVOLUTION, best_epoch=1, metr
         Tracking("sqlite:///never-opened.db"),
     )
     made.engine = trainer(
-        [History(optimizer, evaluator), KeepWeights(made, best_epoch, metric), handler],
+        [*first, History(optimizer, evaluator), KeepWeights(made, best_epoch, metric), handler],
         epochs=epochs,
         network=network,
         optimizer=optimizer,
@@ -227,10 +227,54 @@ def test_a_resumed_run_that_has_nothing_left_to_train_is_completed(tmp_path):
     assert torch.equal(made.network.weight, first.network.weight)
 
 
+class Done:
+    """What Checkpoints and EarlyStop do when a run is resumed that has `epochs` behind it."""
+
+    def __init__(self, epochs, stops=False):
+        self.epochs, self.stops = epochs, stops
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.STARTED, self.start)
+
+    def start(self, engine):
+        engine.state.epoch = self.epochs
+        if self.stops:
+            engine.terminate()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("done", "epochs", "words"),
+    [
+        (Done(3), 3, r"has done 3 of 3 epochs\. Remedy: raise --epochs"),
+        (Done(3), 2, r"has done 3 of 2 epochs\. Remedy: raise --epochs"),
+        (Done(2, stops=True), 5, r"has done 2 of 5 epochs and no better one came in time\. Remedy: raise --patience"),
+    ],
+)
+def test_a_complete_run_is_not_written_anew(tmp_path, done, epochs, words, rank):
+    made = training(tmp_path, epochs=epochs, first=[done])
+    made.run.remember(completed_epoch=done.epochs)
+    made.engine.state.rank = rank
+    with pytest.raises(InputError, match=f"nothing left to train: the run '{made.folder}' {words}"):
+        made.engine.run()
+    assert {file.name for file in made.folder.iterdir()} == {".lock", "run.json"}
+
+
+@pytest.mark.parametrize("done", [Done(2), Done(3)])
+def test_a_run_completed_earlier_and_resumed_for_longer_is_trained_and_completed(tmp_path, done):
+    made = training(tmp_path, epochs=3, first=[done])
+    made.run.remember(completed_epoch=1)
+    save_tensors(made.run.best_model, made.network.state_dict())
+    made.evaluator.state.best_metric_epoch = 1
+    made.engine.run()
+    assert made.engine.state.epoch == 3
+    assert (made.folder / "docs" / "README.md").is_file()
+
+
 def test_other_ranks_evaluate_and_write_nothing(tmp_path):
     made = training(tmp_path)
     save_tensors(made.run.best_model, made.network.state_dict())
     made.engine.state.rank = 1
     made.engine.run()
     assert made.evaluator.state.metrics, "the ranks' scores are gathered, so every rank must give its own"
-    assert {file.name for file in made.folder.iterdir()} <= {"models", ".lock"}
+    assert {file.name for file in made.folder.iterdir()} == {"models", ".lock", "run.json"}
