@@ -24,8 +24,8 @@ class VolumeHeader:
     """Shape and geometry of a file, known without its voxels.
 
     Args:
-        file: the file that was read.
-        format: "NIfTI", "MetaImage", "NRRD", "TIFF", "PNG", "JPEG" or "BMP".
+        file: the file that was read, or the folder of a DICOM series.
+        format: "NIfTI", "MetaImage", "NRRD", "DICOM", "TIFF", "PNG", "JPEG" or "BMP".
         shape: voxels along each spatial axis.
         channels: 1 for grey values, 3 for colours; alpha is not counted.
         dtype: of the voxels as stored, before a NIfTI's scaling.

@@ -47,6 +47,11 @@ def open_itk(path: Path, spatial_dims: int, kind: Kind) -> Opened:
     return VolumeHeader(path, name, shape, channels, dtype, affine + 0.0, dims), load  # + 0.0 turns -0 into 0
 
 
+def voxel_file(path: Path) -> Path:
+    """Return the file that holds the voxels of a MetaImage: itself, or the one that its header names."""
+    return _voxel_bytes(path, "MetaImage")[0]
+
+
 def _voxel_bytes(path: Path, name: str) -> tuple[Path, int, bool]:
     """Find the voxels of a MetaImage or NRRD file: their file, their offset in it, and whether they are deflated."""
     with path.open("rb") as stream:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputError
+from pipeline.volumes.dicom import DICOM_SUFFIXES, find_series, is_dicom, open_dicom
 from pipeline.volumes.header import RESTORE, Kind, Opened, Volume, VolumeHeader, check_affine
-from pipeline.volumes.itk_formats import open_itk
+from pipeline.volumes.itk_formats import open_itk, voxel_file
 from pipeline.volumes.nifti import open_nifti
 from pipeline.volumes.pictures import PICTURES, open_picture
 from pipeline.volumes.tiff import open_tiff
@@ -23,10 +24,11 @@ def read_volume(file: str | PathLike[str], spatial_dims: int, case: str | None =
     """Read an image or a label map, channel first, in the file's own number type.
 
     Spatial axes: (row, column) for PNG, JPEG, BMP and TIFF, (page, row, column) for a TIFF of several pages; the file's
-    own (i, j, k) for NIfTI, and (x, y, z) for MetaImage and NRRD, whose LPS geometry is turned into RAS.
+    own (i, j, k) for NIfTI, and (x, y, z) for MetaImage, NRRD and DICOM, whose LPS geometry is turned into RAS.
 
     Args:
-        file: its suffix decides on the one reader that is tried.
+        file: its suffix decides on the one reader that is tried. A DICOM series is named by its folder or any of its
+            files, whatever their suffix; with two spatial axes such a file is one image.
         spatial_dims: 2 or 3; a file of the other kind is an error, but one slice passes as 2D.
         case: id for error messages.
         kind: "label" reads the indices of a palette, and demands one channel of whole numbers, kept exactly.
@@ -47,6 +49,21 @@ def read_header(
     """Read and check shape, type and geometry as `read_volume` does, without touching the voxels."""
     with _naming(Path(file), case):
         return _open(Path(file), spatial_dims, kind)[0]
+
+
+def files_of(file: str | PathLike[str], spatial_dims: int) -> tuple[Path, ...]:
+    """Return all files that `read_volume` reads for `file`: the slices of a DICOM series, the voxels of a .mhd header.
+
+    Raises as the reading would where a header is too damaged to tell.
+    """
+    path = Path(file)
+    if path.name.lower().endswith(SUFFIXES):
+        if path.suffix.lower() != ".mhd" or not path.is_file():
+            return (path,)
+        with _naming(path, None):
+            return tuple(dict.fromkeys((path, voxel_file(path))))  # once, where the header holds them itself
+    with _naming(path, None):
+        return find_series(path, spatial_dims).paths if path.is_dir() or is_dicom(path) else (path,)
 
 
 def suffix_of(file: str | PathLike[str]) -> str:
@@ -79,7 +96,7 @@ def _naming(path: Path, case: str | None) -> Iterator[None]:
 def _open(path: Path, spatial_dims: int, kind: Kind) -> Opened:
     if spatial_dims not in (2, 3):
         raise InputError(f"cannot be read with {spatial_dims} spatial axes", remedy="set spatial_dims to 2 or 3")
-    header, load = _FORMATS[suffix_of(path)](path, spatial_dims, kind)
+    header, load = _opener(path)(path, spatial_dims, kind)
     if header.dtype.kind not in "biuf" or header.dtype.itemsize > 8:
         raise InputError(
             f"holds {header.dtype} voxels, where whole or real numbers are expected",
@@ -92,6 +109,14 @@ def _open(path: Path, spatial_dims: int, kind: Kind) -> Opened:
         )
     check_affine(header.affine)
     return header, load
+
+
+def _opener(path: Path) -> Callable[[Path, int, Kind], Opened]:
+    if path.name.lower().endswith(SUFFIXES):
+        return _FORMATS[suffix_of(path)]
+    if path.is_dir() or is_dicom(path) or path.suffix.lower() in DICOM_SUFFIXES:
+        return open_dicom
+    return _FORMATS[suffix_of(path)]  # raises with the suffixes that are known
 
 
 _FORMATS: dict[str, Callable[[Path, int, Kind], Opened]] = {

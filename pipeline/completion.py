@@ -1,0 +1,110 @@
+"""Which cases of a batch are done: by digests of inputs, model and outputs, never because a file is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pipeline
+from pipeline.input_files import RECORDS
+from pipeline.inputs import Input
+from pipeline.provenance import digest
+from pipeline.volumes.atomic import atomic_write_bytes
+
+
+class Completion:
+    """The records of an output folder, one file for each finished case.
+
+    A record is written after its outputs and appears whole or not at all, so that a batch may be killed at any moment,
+    and several shards may share an output folder. It counts only while all that it names is the same to the byte: the
+    files that the case is read from, the model, and every output.
+
+    Args:
+        output_dir: where the outputs lie.
+        model: all else that decides on an output, such as `{"weights": digest(file), "settings": digest_of(settings)}`;
+            the version of this package is added.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike[str], model: Mapping[str, str]) -> None:
+        self.output_dir = Path(output_dir)
+        self._model = {**model, "pipeline": pipeline.__version__}
+        self._begun: dict[str, list[list[Any]]] = {}
+
+    def begin(self, entry: Input) -> None:
+        """Note the digests of a case's files before they are read, so that a later change of theirs is found.
+
+        Files that cannot be read are left to the reading, which says what is wrong.
+        """
+        self._begun.pop(entry.case, None)
+        try:
+            self._begun[entry.case] = [_state(part, part.name) for part in entry.parts]
+        except OSError:
+            return
+
+    def is_complete(self, entry: Input) -> bool:
+        """Tell whether nothing has to be done for a case; begins it."""
+        return self.why_incomplete(entry) is None
+
+    def why_incomplete(self, entry: Input) -> str | None:
+        """Return why a case has to be done (again), in words for a log, or None for a complete one; begins it."""
+        self.begin(entry)
+        record = self._load(entry.case)
+        if record is None:
+            return "it has no record"
+        if record["model"] != self._model:
+            keys = sorted(record["model"].keys() | self._model.keys())
+            return f"changed: {', '.join(key for key in keys if record['model'].get(key) != self._model.get(key))}"
+        if record["inputs"] != self._begun.get(entry.case):
+            return "its input has changed"
+        for state in record["outputs"]:
+            try:
+                same = state == _state(self.output_dir / state[0], state[0])
+            except OSError:
+                same = False
+            if not same:
+                return f"its output '{state[0]}' is missing or has changed"
+        return None
+
+    def mark_complete(self, entry: Input, outputs: Iterable[str | os.PathLike[str]]) -> None:
+        """Record that a case which was begun is done, once its outputs are written."""
+        files = [Path(output) for output in outputs]
+        if not files or entry.case not in self._begun:
+            raise ValueError(f"case '{entry.case}' has no output or was not begun")
+        record = {
+            "case": entry.case,
+            "model": self._model,
+            "inputs": self._begun.pop(entry.case),
+            "outputs": [_state(file, os.path.relpath(file, self.output_dir)) for file in files],
+        }
+        body = json.dumps(record, sort_keys=True).encode()
+        atomic_write_bytes(self._file(entry.case), _sealed(body))
+
+    def _load(self, case: str) -> dict[str, Any] | None:
+        """Return a case's record; None where there is none, or one that is damaged."""
+        try:
+            content = self._file(case).read_bytes()
+        except FileNotFoundError:
+            return None
+        body = content.partition(b"\n")[0]
+        return json.loads(body) if content == _sealed(body) else None
+
+    def _file(self, case: str) -> Path:
+        # An id may be longer than a file name, and hold slashes.
+        return self.output_dir / RECORDS / f"{hashlib.sha256(os.fsencode(case)).hexdigest()[:32]}.json"
+
+
+def digest_of(settings: object) -> str:
+    """Return the SHA-256 of what JSON can say, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _state(file: Path, name: str) -> list[Any]:
+    return [name, file.stat().st_size, digest(file)]
+
+
+def _sealed(body: bytes) -> bytes:
+    return body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n"

@@ -1,0 +1,158 @@
+"""What the header of one DICOM file says, and whether the file is whole."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pydicom
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import FileDataset
+
+from pipeline.errors import InputError
+from pipeline.volumes.dicom_geometry import Placed
+from pipeline.volumes.header import RESTORE
+
+CONVERT = "convert it to NIfTI, for example with dcm2niix"
+_TAGS = [
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "FrameOfReferenceUID"),
+    *("ImageType", "EchoTime", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns"),
+    *("PixelSpacing", "ImagerPixelSpacing", "SpacingBetweenSlices", "SliceThickness", "NumberOfFrames"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "PixelRepresentation", "ModalityLUTSequence"),
+    "PixelData",
+]
+_DEFERRED = 1024  # bytes from which a value is left in its file
+_UNREAD = np.dtype(np.uint8)  # of a file with a problem
+
+
+@dataclass(frozen=True, eq=False)
+class DicomFile(Placed):
+    """What the header of one DICOM file says.
+
+    Args:
+        holds: name of its SOP class, such as "CT Image Storage"; empty where the header is too damaged to tell.
+        series: SeriesInstanceUID; empty where the header is too damaged to tell.
+        description: SeriesDescription.
+        instance: SOPInstanceUID.
+        variant: what sets images at one place apart within a series: image type and echo time.
+        dtype: of the pixels as stored, before the rescale slope and intercept.
+        syntax: name of the transfer syntax, which is the compression.
+        problem: why the file cannot be part of a volume.
+    """
+
+    holds: str = ""
+    series: str = ""
+    description: str = ""
+    instance: str = ""
+    variant: tuple[str, ...] = ()
+    dtype: np.dtype = _UNREAD
+    syntax: str = ""
+    problem: InputError | None = None
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the standard calls the object an image, which a report or a segmentation is not."""
+        return "Image Storage" in self.holds
+
+    def check(self) -> None:
+        """Raise the problem, if there is one: anew, for a raised error would hold on to everything around it."""
+        if self.problem is not None:
+            raise InputError(self.problem.reason, file=self.path, remedy=self.problem.remedy)
+
+
+def is_dicom(file: str | os.PathLike[str]) -> bool:
+    """Tell by the four letters that follow the first 128 bytes of a DICOM file, whatever its name is."""
+    with open(file, "rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def no_dicom_file(path: Path) -> DicomFile:
+    """Return what stands for a file that lacks the DICOM letters though it should have them."""
+    reason = "is not a DICOM file, or its start is damaged: the letters DICM are missing"
+    return DicomFile(path, problem=InputError(reason, file=path, remedy=RESTORE))
+
+
+def read_dicom_file(path: Path) -> DicomFile:
+    """Read the header of a DICOM file; what is wrong with it becomes its `problem`."""
+    file = DicomFile(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of a damaged or odd header is looked at below
+            header = pydicom.dcmread(path, defer_size=_DEFERRED, specific_tags=_TAGS)
+            file = _identify(file, header)
+            return _describe(file, header)
+    except InputError as error:
+        return replace(file, problem=InputError(error.reason, file=path, remedy=error.remedy))
+    except Exception as error:  # whatever damage makes pydicom raise
+        reason = f"its header cannot be read ({type(error).__name__}: {error})"
+        return replace(file, problem=InputError(reason, file=path, remedy=RESTORE))
+
+
+def _identify(file: DicomFile, header: FileDataset) -> DicomFile:
+    holds = header.get("SOPClassUID", header.file_meta.get("MediaStorageSOPClassUID"))
+    named = replace(file, holds=holds.name if holds else "", description=str(header.get("SeriesDescription", "")))
+    if named.is_image and "PixelData" not in header:
+        return named  # cut off before the pixels: the number of its series may be cut as well
+    return replace(named, series=str(header.get("SeriesInstanceUID", "")))
+
+
+def _describe(file: DicomFile, header: FileDataset) -> DicomFile:
+    if not file.holds or not file.series:
+        raise InputError("is truncated or damaged: it has no SOP class, series or pixels", remedy=RESTORE)
+    if not file.is_image:
+        raise InputError(f"holds no image but {file.holds}", remedy="name the files of an image series")
+    _check_kind(header, file.holds)
+    _check_whole(file.path, header)
+    spacing = header.get("PixelSpacing") or header.get("ImagerPixelSpacing") or (1, 1)
+    depth = header.get("SpacingBetweenSlices") or header.get("SliceThickness")
+    position, orientation = (header.get(f"Image{word}Patient") for word in ("Position", "Orientation"))
+    if not np.isfinite([*spacing, depth or 0, *(position or ()), *(orientation or ())]).all():
+        raise InputError("has a place or a spacing that is not finite", remedy=RESTORE)
+    sort = header.get("ImageType") or ()
+    return replace(
+        file,
+        rows=header.Rows,
+        columns=header.Columns,
+        spacing=(float(spacing[0]), float(spacing[1])),
+        depth=abs(float(depth)) if depth else None,
+        position=np.array(position, float) if position and orientation else None,
+        orientation=np.array(orientation, float).reshape(2, 3) if position and orientation else None,
+        frame=str(header.get("FrameOfReferenceUID", "")),
+        instance=str(header.get("SOPInstanceUID", "")),
+        variant=(str(header.get("EchoTime")), *([sort] if isinstance(sort, str) else map(str, sort))),
+        dtype=np.dtype(f"{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}"),
+        syntax=header.file_meta.TransferSyntaxUID.name,
+    )
+
+
+def _check_kind(header: FileDataset, holds: str) -> None:
+    """Refuse the images that are not one plane of grey values, black as the smallest."""
+    if header.get("NumberOfFrames") not in (None, 1) or holds.startswith("Enhanced"):
+        raise InputError(f"is a multi-frame object ({holds}), which is not read", remedy=CONVERT)
+    missing = [tag for tag in ("Rows", "Columns", "BitsAllocated", "PixelRepresentation") if tag not in header]
+    if missing:
+        raise InputError(f"is truncated or damaged: its header has no {', '.join(missing)}", remedy=RESTORE)
+    colours = header.get("PhotometricInterpretation", "MONOCHROME2")
+    if colours != "MONOCHROME2":
+        white = ", in which 0 is white" if colours == "MONOCHROME1" else ""
+        raise InputError(f"has pixels of {colours}{white}", remedy="convert it to grey values with 0 as black")
+    if header.BitsAllocated not in (8, 16, 32):
+        raise InputError(f"has pixels of {header.BitsAllocated} bits", remedy=CONVERT)
+    if header.get("ModalityLUTSequence"):
+        raise InputError("maps its values by a table (Modality LUT)", remedy="convert it to plain values")
+
+
+def _check_whole(path: Path, header: FileDataset) -> None:
+    """Raise unless all pixels lie within the file, whose end pydicom passes over in silence."""
+    syntax = header.file_meta.TransferSyntaxUID
+    if syntax.is_compressed or syntax.is_deflated:  # these end with a mark, without which no pixels are found
+        return
+    pixels = cast(RawDataElement, header.get_item("PixelData", keep_deferred=True))
+    claimed = header.Rows * header.Columns * header.BitsAllocated // 8
+    held = min(pixels.length, path.stat().st_size - pixels.value_tell)
+    if held < claimed:
+        raise InputError(f"is truncated: {held} of {claimed} bytes of pixels", remedy=RESTORE)

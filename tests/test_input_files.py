@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.input_files import find_files
+
+
+def tree(top, *names):
+    for name in names:
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_bytes(b"")
+    return top
+
+
+def names_below(top, found):
+    return [file.relative_to(top).as_posix() for file in found.files]
+
+
+def test_a_folder_is_searched_in_order_without_what_is_hidden(tmp_path):
+    tree(tmp_path, "b/2.png", "b/1.png", "a.png", ".hidden.png", ".git/x.png", "b/.tmp-1-2.png", "notes.md")
+    found = find_files(tmp_path)
+    assert names_below(tmp_path, found) == ["a.png", "notes.md", "b/1.png", "b/2.png"]
+    assert (found.top, found.named) == (tmp_path, frozenset())
+
+
+def test_output_folders_are_left_out(tmp_path):
+    tree(tmp_path, "a.png", "out/a.png", "earlier/.completed/x.json", "earlier/a.png", "sub/out/b.png")
+    assert names_below(tmp_path, find_files(tmp_path, tmp_path / "out")) == ["a.png", "sub/out/b.png"]
+    assert names_below(tmp_path, find_files(f"{tmp_path}/**", tmp_path / "out")) == ["a.png", "sub/out/b.png"]
+    assert names_below(tmp_path, find_files(f"{tmp_path}/*/*.png", tmp_path / "out")) == []
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    assert names_below(tmp_path, find_files(tmp_path, tmp_path / "link")) == ["a.png", "sub/out/b.png"]
+    with pytest.raises(InputError, match="the output folder is the input folder"):
+        find_files(tmp_path / "sub", tmp_path / "out" / ".." / "sub")
+
+
+def test_the_output_folder_of_another_batch_is_an_input_when_it_is_named(tmp_path):
+    tree(tmp_path, "earlier/.completed/x.json", "earlier/a.png")
+    assert names_below(tmp_path, find_files(tmp_path / "earlier", tmp_path / "out")) == ["earlier/a.png"]
+
+
+def test_links_are_followed_but_not_in_a_circle(tmp_path):
+    tree(tmp_path, "data/a.png", "in/b.png")
+    (tmp_path / "in" / "more").symlink_to(tmp_path / "data")
+    (tmp_path / "in" / "self").symlink_to(tmp_path / "in")
+    assert names_below(tmp_path, find_files(tmp_path / "in")) == ["in/b.png", "in/more/a.png"]
+
+
+def test_patterns(tmp_path):
+    tree(tmp_path, "p1/t1.nii.gz", "p1/t2.nii.gz", "p2/t1.nii.gz", "p2/deep/x.png", "[a]/y.png")
+    found = find_files(f"{tmp_path}/p*/t1.nii.gz")
+    assert names_below(tmp_path, found) == ["p1/t1.nii.gz", "p2/t1.nii.gz"]
+    assert found.top == tmp_path
+    assert names_below(tmp_path, find_files(f"{tmp_path}/p2*")) == ["p2/t1.nii.gz", "p2/deep/x.png"]
+    assert find_files(f"{tmp_path}/p1/t?.nii.gz").top == tmp_path / "p1"
+    assert names_below(tmp_path, find_files(tmp_path / "[a]")) == ["[a]/y.png"]  # a folder of that very name
+    assert find_files(f"{tmp_path}/nothing*").files == ()
+
+
+def test_a_pattern_relative_to_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tree(tmp_path, "a.png", "b.png"))
+    found = find_files("*.png")
+    assert (found.files, found.top) == ((Path("a.png"), Path("b.png")), Path())
+
+
+def test_a_list_of_paths(tmp_path):
+    tree(tmp_path, "lists/near/a.png", "far/b.png", "far/c.png")
+    lines = ["﻿# cases", "", "near/a.png", "  ../far/b.png  ", str(tmp_path / "far" / "b.png"), "missing.png", "../far"]
+    (tmp_path / "lists" / "cases.txt").write_text("\r\n".join(lines))
+    found = find_files(tmp_path / "lists" / "cases.txt")
+    assert names_below(tmp_path, found) == ["lists/near/a.png", "far/b.png", "lists/missing.png", "far/c.png"]
+    assert found.top == tmp_path / "lists"
+    assert tmp_path / "lists" / "missing.png" in found.named
+    assert tmp_path / "far" / "c.png" not in found.named
+
+
+def test_one_file(tmp_path):
+    found = find_files(tree(tmp_path, "a.png") / "a.png")
+    assert (found.files, found.top, found.named) == ((tmp_path / "a.png",), tmp_path, {tmp_path / "a.png"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("a.txt", b"\n# nothing\n", "the list is empty"),
+        ("a.txt", b"\xff\xfe\x00", "no text in UTF-8"),
+        ("a.csv", b"x", "neither an image nor a list"),
+        ("data.json", b"{}", "neither an image nor a list"),
+        ("x/y", b"", "does not exist"),
+    ],
+)
+def test_sources_that_are_none(tmp_path, name, content, text):
+    if "/" not in name:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=text) as caught:
+        find_files(tmp_path / name)
+    assert caught.value.file == str(tmp_path / name)
+    assert caught.value.remedy
