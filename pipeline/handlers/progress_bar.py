@@ -38,6 +38,7 @@ class ProgressBar:
             unit="it",
             mininterval=0.5 if sys.stderr.isatty() else 10,
             disable=engine.state.rank != 0,
+            leave=False,  # of a run that fails, whose last words are others
         )
 
     def _advance(self, engine: Workflow) -> None:
@@ -55,4 +56,5 @@ class ProgressBar:
         self.bar.set_postfix(shown, refresh=False)
 
     def _close(self, engine: Workflow) -> None:
+        self.bar.leave = True
         self.bar.close()

@@ -14,9 +14,9 @@ PAPER = ("net_paper.yaml", "loss_border.yaml", "aug_elastic.yaml", "opt_sgd99.ya
 SIZE = 48  # of the discs' images
 
 
-def settings(*overlays, file="train.json"):
+def settings(*overlays, file="train.json", configs=CONFIGS):
     """The merged config of a file and overlays, nothing resolved."""
-    return ConfigParser.load_config_files([str(CONFIGS / name) for name in (file, *overlays)])
+    return ConfigParser.load_config_files([str(configs / name) for name in (file, *overlays)])
 
 
 def merged(*overlays, file="train.json", **overrides):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from kinds import KINDS
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import verify_net_in_out
-from overlays import CONFIGS, OVERLAYS, PAPER, SIZE, names, predict, settings
+from overlays import OVERLAYS, PAPER, SIZE, names, predict, settings
 
 from pipeline.errors import InputError
 
@@ -46,14 +47,18 @@ def test_up_sampling_is_one_override(mode, padding, train, data_of, run_bundle, 
     assert predict(run, run_bundle, data_of(padding), tmp_path / "out")[0].shape == (SIZE, SIZE)
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_an_overlay_is_short_says_what_it_is_and_sets_what_the_bundle_has(name):
-    lines = (CONFIGS / name).read_text().splitlines()
+@pytest.mark.parametrize(
+    ("configs", "name"),
+    [(kind.configs, name) for kind in KINDS.values() for name in kind.overlays],
+    ids=lambda value: value if isinstance(value, str) else value.parent.name,
+)
+def test_an_overlay_is_short_says_what_it_is_and_sets_what_the_bundle_has(configs, name):
+    lines = (configs / name).read_text().splitlines()
     assert len(lines) <= 20
-    assert re.match(r"(data|net|loss|aug|opt|infer|post|measures)_\w+\.yaml", name)
+    assert re.match(r"((data|net|norm|loss|aug|opt|infer|post|measures)_\w+|regions)\.yaml", name)
     assert lines[0].startswith("# ")
-    known = settings().keys() | settings(file="inference.json").keys()
-    assert {re.split("#|::", key)[0] for key in ConfigParser.load_config_file(str(CONFIGS / name))} <= known
+    known = settings(configs=configs).keys() | settings(file="inference.json", configs=configs).keys() | {"regions"}
+    assert {re.split("#|::", key)[0] for key in ConfigParser.load_config_file(str(configs / name))} <= known
 
 
 @pytest.mark.parametrize(

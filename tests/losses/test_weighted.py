@@ -3,7 +3,7 @@ from math import log
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.losses import DiceCELoss
+from monai.losses import DiceCELoss, DiceLoss
 
 from pipeline.errors import InputError
 from pipeline.losses.weighted import WeightedDiceCELoss, targets_with_weights
@@ -177,3 +177,38 @@ def test_memory_format_is_applied_where_it_is_valid(spatial, memory_format):
     assert image.dtype == torch.float64
     valid = {torch.channels_last: 2, torch.channels_last_3d: 3}.get(memory_format, len(spatial)) == len(spatial)
     assert image.is_contiguous(memory_format=memory_format) == valid
+
+
+def masks(shape=(2, 3, 8, 6)):
+    torch.manual_seed(1)
+    return (torch.rand(*shape) > 0.5).to(torch.uint8)
+
+
+def test_regions_are_monais_sigmoid_dice_and_binary_cross_entropy():
+    logits = torch.randn(2, 3, 8, 6)
+    dice = DiceLoss(sigmoid=True)(logits, masks().float())
+    entropy = torch.nn.BCEWithLogitsLoss()(logits, masks().float())
+    torch.testing.assert_close(WeightedDiceCELoss(regions=True)(logits, masks()), dice + entropy)
+    torch.testing.assert_close(WeightedDiceCELoss(**ONLY_CE, regions=True)(logits, masks()), entropy)
+
+
+def test_two_voxels_in_two_regions_by_hand():
+    logits = torch.tensor([[[0.0, log(3)], [log(3), 0.0]]])  # probabilities 1/2 and 3/4, 3/4 and 1/2
+    targets = torch.tensor([[[0, 1], [1, 1]]])
+    # -log of 1/2, 3/4, 3/4 and 1/2, and their mean
+    expected = (2 * log(2) + 2 * log(4 / 3)) / 4
+    assert WeightedDiceCELoss(**ONLY_CE, regions=True)(logits, targets).item() == pytest.approx(expected)
+
+
+def test_regions_of_lower_levels_are_taken_from_the_nearest_voxel():
+    loss, targets = WeightedDiceCELoss(regions=True), masks()
+    full, half = torch.randn(2, 3, 8, 6), torch.randn(2, 3, 4, 3)
+    expected = (loss(full, targets) + 0.5 * loss(half, targets[..., ::2, ::2])) / 1.5
+    torch.testing.assert_close(loss([full, half], targets), expected)
+
+
+def test_regions_of_another_number_and_class_weights_are_refused():
+    with pytest.raises(InputError, match="give a mask for each region"):
+        WeightedDiceCELoss(regions=True)(torch.randn(2, 3, 8, 6), masks((2, 1, 8, 6)))
+    with pytest.raises(InputError, match="exclude each other"):
+        WeightedDiceCELoss(regions=True, class_weight=[1.0, 2.0])
