@@ -6,15 +6,21 @@ from pipeline.transforms.instances import Instancesd, LabelInstancesd
 from pipeline.transforms.instances_to_mask import InstancesToMaskd
 from pipeline.transforms.load_image import StrictLoadImaged
 from pipeline.transforms.rand_elastic import RandElasticd
+from pipeline.transforms.regions import LabelsFromRegionsd, RegionsFromLabelsd
 from pipeline.transforms.save_image import AtomicSaveImaged
+from pipeline.transforms.to_grid import FromGridd, ToGridd
 
 __all__ = [
     "AtomicSaveImaged",
     "BorderWeightd",
     "ClassesFromLogitsd",
+    "FromGridd",
     "InstancesToMaskd",
     "Instancesd",
     "LabelInstancesd",
+    "LabelsFromRegionsd",
     "RandElasticd",
+    "RegionsFromLabelsd",
     "StrictLoadImaged",
+    "ToGridd",
 ]

@@ -1,6 +1,7 @@
 """Volumes go to the network's grid and come back: each voxel keeps its place in the world."""
 
 import itertools
+from copy import deepcopy
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +12,7 @@ from monai.utils import MetaKeys
 from scipy import ndimage
 
 from pipeline.errors import InputError
-from pipeline.transforms.to_grid import FromGridd, ToGridd
+from pipeline.transforms.to_grid import FromGridd, ToGridd, described
 
 ORIENTATIONS = ["RAS", "LAS", "LPI", "PSR", "SRA", "AIL"]
 
@@ -139,3 +140,12 @@ def test_a_missing_key_is_skipped_only_if_allowed():
     assert ToGridd("label", allow_missing_keys=True)({}) == {}
     with pytest.raises(KeyError):
         ToGridd("label")({})
+
+
+def test_metadata_say_the_grid_of_every_image_that_goes_in():
+    metadata = {"name": "a", "network_data_format": {"inputs": {"image": {"type": "image"}}, "outputs": {"pred": {}}}}
+    given = deepcopy(metadata)
+    entry = {"type": "image", "axcodes": "LPS", "spacing": [1.0, None, 2.0]}
+    expected = {"name": "a", "network_data_format": {"inputs": {"image": entry}, "outputs": {"pred": {}}}}
+    assert described(metadata, "LPS", (1.0, None, 2.0)) == expected
+    assert metadata == given
