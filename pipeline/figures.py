@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -25,27 +26,36 @@ def save(figure: Figure, file: Path, dpi: int = 110) -> None:
         figure.savefig(temporary, dpi=dpi, format="png")
 
 
-def curves(history: Sequence[Mapping[str, float]], metric: str = "val/mean_dice") -> Figure:
-    """Draw loss and validation score over the epochs, the best epoch marked."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+def curves(
+    history: Sequence[Mapping[str, float]], metric: str = "val/mean_dice", others: Sequence[str] = ("val/accuracy",)
+) -> Figure:
+    """Draw the loss and validation scores over the epochs, the best epoch of the first score marked."""
+    shown = [metric, *(name for name in others if any(name in row for row in history))]
+    figure = Figure(figsize=(4.5 * (1 + len(shown)), 3.4), layout="constrained")
+    loss, *panels = figure.subplots(1, 1 + len(shown))
     dot = "o" if len(history) == 1 else None  # a line through one point is not seen
-    left.plot([row["epoch"] for row in history], [row["train/loss"] for row in history], color=RIGHT, marker=dot)
-    left.set(xlabel="epoch", ylabel="training loss")
-    scores = [(row["epoch"], row[metric]) for row in history if np.isfinite(row.get(metric, np.nan))]
-    if scores:
-        epochs, values = zip(*scores, strict=True)
-        best = int(np.argmax(values))
-        right.plot(epochs, values, color=RIGHT)
-        right.plot(
-            epochs[best], values[best], "o", color=MISSED, label=f"best {values[best]:.4f}, epoch {epochs[best]:g}"
-        )
-        right.legend(loc="lower right")
-    right.set(xlabel="epoch", ylabel=metric.removeprefix("val/").replace("_", " "))
-    for axes in (left, right):
+    loss.plot([row["epoch"] for row in history], [row["train/loss"] for row in history], color=RIGHT, marker=dot)
+    loss.set(xlabel="epoch", ylabel="training loss")
+    for axes, name in zip(panels, shown, strict=True):
+        _plot_score(axes, history, name, mark=name == metric)
+    for axes in figure.axes:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _plot_score(axes: Axes, history: Sequence[Mapping[str, float]], name: str, mark: bool) -> None:
+    scores = [(row["epoch"], row[name]) for row in history if np.isfinite(row.get(name, np.nan))]
+    axes.set(xlabel="epoch", ylabel=f"validation: {name.removeprefix('val/').replace('_', ' ')}")
+    if not scores:
+        return
+    epochs, values = zip(*scores, strict=True)
+    axes.plot(epochs, values, color=RIGHT, marker="o" if len(values) == 1 else None)
+    if mark:
+        best = int(np.argmax(values))
+        label = f"best {values[best]:.4f}, epoch {epochs[best]:g}"
+        axes.plot(epochs[best], values[best], "o", color=MISSED, label=label)
+        axes.legend(loc="lower right")
 
 
 def cases(pictures: Sequence[Mapping[str, Any]], title: str) -> Figure:

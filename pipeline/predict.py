@@ -78,7 +78,7 @@ class FolderPredictor:
             raise InputError(
                 "a single prediction does not show how uncertain it is",
                 file="save_uncertainty",
-                remedy="add an overlay that averages several, such as infer_dihedral8.yaml, or --save_probabilities",
+                remedy="add an overlay that averages several, such as infer_dihedral8.yaml or infer_mirrors.yaml",
             )
         self.uncertainty = uncertainty
         self.input_dir, self.output_dir = Path(input_dir), Path(output_dir)

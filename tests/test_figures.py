@@ -202,7 +202,7 @@ def test_the_best_epoch_is_marked(tmp_path):
     np.testing.assert_array_equal(line.get_ydata(), [0.25, 0.75, 0.5])
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (3, 0.75)
     assert mark.get_label() == "best 0.7500, epoch 3"
-    assert score.get_ylabel() == "mean dice"
+    assert score.get_ylabel() == "validation: mean dice"
     assert count(pixels(figure, tmp_path), MISSED) > 5, "the mark is seen"
 
 
@@ -215,6 +215,13 @@ def test_curves_are_seen_for_one_and_for_many_epochs(tmp_path, scores, validated
     assert (count(score, MISSED) > 0) is validated
     if len(scores) > 1 and validated:
         assert count(score, RIGHT) > 5
+
+
+def test_accuracy_has_a_panel_where_it_is_known():
+    rows = [row | {"val/accuracy": 0.9 + row["epoch"] / 100} for row in history(0.5, 0.6)]
+    *_, accuracy = figures.curves(rows).axes
+    assert accuracy.get_ylabel() == "validation: accuracy"
+    np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [0.91, 0.92])
 
 
 def test_all_n_a_draws_no_score():

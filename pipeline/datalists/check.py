@@ -18,6 +18,7 @@ from pipeline.volumes.header import Kind, Volume
 from pipeline.volumes.reading import read_volume
 
 AFFINE_TOLERANCE = 1e-3  # mm
+BUNDLES = {2: "train with bundles/unet", 3: "train with bundles/unet3d"}  # each is made for its dimension
 WITH_GEOMETRY = ("NIfTI", "MetaImage", "NRRD")
 
 
@@ -110,7 +111,7 @@ def check_fits(data_list: DataList, class_names: Sequence[str], in_channels: int
     problems = [
         InputError(
             f"{key} is {_shown(ours)}, but the data list '{data_list.name}' has {_shown(theirs)}",
-            remedy=f'--{key} "{theirs}", and train anew',
+            remedy=BUNDLES[data_list.spatial_dims] if key == "spatial_dims" else f'--{key} "{theirs}", and train anew',
         )
         for key, (ours, theirs) in settings.items()
         if ours != theirs

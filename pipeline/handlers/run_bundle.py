@@ -109,9 +109,10 @@ class RunBundle:
         channels = getattr(self.network, "in_channels" if part == "inputs" else "out_channels", None)
         found: dict[str, Any] = {} if channels is None else {"num_channels": channels}
         classes = self.config.get("class_names", [])
-        if part == "outputs" and classes and channels in (1, len(classes)):
-            names = classes[1:] if channels == 1 else classes  # a single output is the foreground
-            found["channel_def"] = {str(index): name for index, name in enumerate(names)}
+        if part == "outputs" and classes:
+            names = list(self.config.get("regions") or (classes[1:] if channels == 1 else classes))
+            if channels == len(names):  # a single output is the foreground
+                found["channel_def"] = {str(index): name for index, name in enumerate(names)}
         if hasattr(self.network, "valid_input_size"):
             found["spatial_shape"] = _spatial_shape(self.network, part)
         return found
@@ -180,10 +181,13 @@ class RunBundle:
 
 
 def _spatial_shape(network: Any, part: str) -> list[str]:
-    """The sizes that a network takes ("inputs") or gives, as MONAI writes them: 16*n+172 and 16*n-12 in the paper."""
+    """The sizes that a network takes ("inputs") or gives, as MONAI writes them: 16*n+172 and 16*n-12 in the paper.
+
+    A padded one has two voxels or more on its lowest level, for an instance norm of one is undefined.
+    """
     smallest = network.valid_input_size(1)
     lost = network.margin if part == "outputs" else [0] * len(smallest)
     return [
-        f"{step}*n{least - cut - step:+d}" if margin else f"{step}*n"
+        f"{step}*n{least - cut - step:+d}" if margin else f"{2 * step}*n"
         for step, least, cut, margin in zip(network.divisor, smallest, lost, network.margin, strict=True)
     ]

@@ -64,7 +64,7 @@ def test_an_overlay_is_short_says_what_it_is_and_sets_what_the_bundle_has(config
 @pytest.mark.parametrize(
     ("name", "channels", "taken", "given"),
     [
-        ("net_compact", {"0": "cell"}, "2*n", "2*n"),
+        ("net_compact", {"0": "cell"}, "4*n", "4*n"),
         # Two levels take 18, 20, ... pixels and give 2, 4, ...: 18 is n = 1.
         ("net_paper", {"0": "background", "1": "cell"}, "2*n+16", "2*n+0"),
     ],
