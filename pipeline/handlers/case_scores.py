@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from monai.engines.workflow import Workflow
 
 from pipeline.errors import InputError
 from pipeline.metrics.overlap import accuracy, dice, iou
+from pipeline.metrics.slice_details import SliceDetails
 
 Measures = Mapping[str, Callable[..., Any]]
 
@@ -28,7 +31,9 @@ class CaseScores(Metric):
         class_names: names by index, background first.
         surface_measures: (truth, prediction, classes, spacing=...) of class indices -> a number for each class; an
             infinite distance, where the prediction lacks the class, counts as the diagonal of the image.
-        probability_measures: (truth, prediction) of the foreground's mask and probability -> a number.
+        probability_measures: (truth, prediction) of the foreground's mask and probability -> a number; or
+            `SliceDetails`, where one threshold serves all cases: the engine's metric of that name is of them as one
+            stack, and rows have what each case comes to by itself, as `<name>_own_threshold`.
         instance_measures: (truth, prediction) of object ids, `label_instances` and `pred_instances` -> a number.
     """
 
@@ -48,6 +53,7 @@ class CaseScores(Metric):
     def reset(self) -> None:
         """Forget the cases."""
         self.rows: list[dict[str, Any]] = []
+        self.details: list[dict[str, Any]] = []
 
     def update(self, output: Mapping[str, Any]) -> None:
         """Score one case: its `id`, `label` and `pred` (1, *spatial), and what the measures need besides."""
@@ -61,7 +67,7 @@ class CaseScores(Metric):
         if self.probability_measures:
             probabilities = _array(output, "probabilities", slice(None))
             foreground = probabilities[0] if len(probabilities) == 1 else 1 - probabilities[0]
-            row |= _scores(self.probability_measures, truth > 0, foreground)
+            row |= self._probability_row(output["id"], truth > 0, foreground)
         if self.instance_measures:
             row |= _scores(self.instance_measures, _array(output, "label_instances"), _array(output, "pred_instances"))
         self.rows.append(row)
@@ -73,6 +79,12 @@ class CaseScores(Metric):
             scores = measure(truth, prediction, len(self.class_names), spacing=spacing)
             row |= self._of_classes(name, np.where(np.isinf(scores), diagonal, scores))
         return row
+
+    def _probability_row(self, case: str, truth: np.ndarray, foreground: np.ndarray) -> dict[str, float]:
+        found = {name: measure(truth, foreground) for name, measure in self.probability_measures.items()}
+        details = {name: value for name, value in found.items() if isinstance(value, SliceDetails)}
+        self.details.append({"case": case, **details})
+        return {f"{name}_own_threshold" if name in details else name: float(value) for name, value in found.items()}
 
     def _of_classes(self, name: str, scores: np.ndarray) -> dict[str, float]:
         labels = [f"{name}/{label}" for label in self.class_names[1:]]
@@ -88,17 +100,25 @@ class CaseScores(Metric):
         return _mean([row["mean_dice"] for row in self.rows])
 
     def completed(self, engine: Workflow, name: str) -> None:  # type: ignore[override]
-        """Give the engine the means, and the rows of all ranks."""
-        self.rows = sorted(_of_all_ranks(self.rows), key=lambda row: row["case"])
+        """Give the engine the means, the scores of the stack, and the rows of all ranks."""
+        self.rows, self.details = _of_all_ranks(self.rows), _of_all_ranks(self.details)
         engine.state.metric_details["cases"] = self.rows
+        engine.state.metric_details["stack"] = stack_scores(self.details)
         engine.state.metrics[name] = self.compute()
         engine.state.metrics.update(mean_scores(self.rows))
+        engine.state.metrics.update(engine.state.metric_details["stack"])
 
 
 def mean_scores(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return the mean of each score over the cases that have it."""
     names = [key for key in rows[0] if key != "case"] if rows else []
     return {name: _mean([row[name] for row in rows]) for name in names}
+
+
+def stack_scores(details: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return each measure of the slices of all cases as one stack, from the `SliceDetails` of each case."""
+    names = [key for key in details[0] if key != "case"] if details else []
+    return {name: float(reduce(add, [of_case[name] for of_case in details])) for name in names}
 
 
 def higher_is_better(current: float, best: float) -> bool:
@@ -130,8 +150,9 @@ def _mean(values: Any) -> float:
 
 
 def _of_all_ranks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    if not (dist.is_available() and dist.is_initialized()):
-        return rows
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, rows)
-    return [row for part in parts for row in part]
+    """Return the rows of all ranks by the name of the case, the same in every rank."""
+    parts: list[Any] = [rows]
+    if dist.is_available() and dist.is_initialized():
+        parts = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, rows)
+    return sorted((row for part in parts for row in part), key=lambda row: row["case"])

@@ -67,9 +67,9 @@ class EvaluationReport:
 
     def write(self, folder: Path) -> list[Path]:
         """Write tables and pictures of the evaluation that has just ended; return the files."""
-        rows = self.engine.state.metric_details["cases"]
-        atomic_write_text(folder / "cases.csv", table(rows))
-        atomic_write_text(folder / "scores.json", json.dumps({"split": self.split, **summary(rows)}, indent=2) + "\n")
+        scores = {"split": self.split, **self._summary()}
+        atomic_write_text(folder / "cases.csv", table(self.engine.state.metric_details["cases"]))
+        atomic_write_text(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
         files = [folder / "cases.csv", folder / "scores.json"]
         for name, pictures in self.extremes.items():
             if pictures:
@@ -78,6 +78,10 @@ class EvaluationReport:
                 )
                 files.append(folder / f"{name}.png")
         return files
+
+    def _summary(self) -> dict[str, Any]:
+        details = self.engine.state.metric_details
+        return summary(details["cases"], details["stack"])
 
     def _start(self) -> None:
         self.extremes = {"worst": [], "best": []}
@@ -104,9 +108,7 @@ class EvaluationReport:
         if self.engine.state.rank != 0:
             return
         files = self.write(folder)
-        logger.info(
-            "%s split, in %s\n%s", self.split, folder, score_table(summary(self.engine.state.metric_details["cases"]))
-        )
+        logger.info("%s split, in %s\n%s", self.split, folder, score_table(self._summary()))
         if self.tracking is None:
             return
         root = Path(self.bundle_root or ".").resolve()
@@ -132,8 +134,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return for each score its mean, spread and extremes, over how many cases, and in how many it is n/a."""
+def summary(rows: Sequence[dict[str, Any]], stack: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Return for each score its mean, spread and extremes, over how many cases, and in how many it is n/a.
+
+    The scores of `stack` are of all cases together, one number each; None (n/a) where that is nan.
+    """
     scores = {}
     for name in [key for key in rows[0] if key != "case"] if rows else []:
         values = np.array([row[name] for row in rows if not _is_na(row[name])])
@@ -143,7 +148,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         scores[name] = {
             key: round(float(value), 6) if isinstance(value, float) else value for key, value in found.items()
         }
-    return {"cases": len(rows), "scores": scores}
+    of_stack = {name: None if _is_na(value) else round(value, 6) for name, value in (stack or {}).items()}
+    return {"cases": len(rows), **({"stack": of_stack} if of_stack else {}), "scores": scores}
 
 
 def score_table(found: dict[str, Any]) -> str:
@@ -157,6 +163,10 @@ def score_table(found: dict[str, Any]) -> str:
             f"{score[key]:.4f}" if key in score else "n/a" for key in ("mean", "std", "lowest", "highest")
         )
         lines.append(f"| {name} | {numbers} | {score['not_applicable']} |")
+    if found.get("stack"):
+        lines += ["", f"| score of {found['cases']} cases as one stack | value |", "|---|---|"]
+        values = {name: "n/a" if value is None else f"{value:.4f}" for name, value in found["stack"].items()}
+        lines += [f"| {name} | {value} |" for name, value in values.items()]
     return "\n".join(lines)
 
 

@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.metrics.fraction import fraction
+from pipeline.metrics.slice_details import SliceDetails
 
 
 @dataclass(frozen=True)
-class FScores:
+class FScores(SliceDetails):
     """How much the truth has (slices,), the prediction has and both share (thresholds, slices), of pixels or pairs.
 
     Everything is nan (n/a) where the truth has nothing.
     """
 
-    thresholds: tuple[float, ...]
     in_truth: NDArray[np.int64]
     in_prediction: NDArray[np.int64]
     in_both: NDArray[np.int64]
@@ -37,3 +37,6 @@ class FScores:
     def error(self) -> float:
         """1 - F-score at the best threshold."""
         return 1 - float(self.f_scores[self.best])
+
+    def __float__(self) -> float:
+        return self.error

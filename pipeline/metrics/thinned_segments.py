@@ -11,14 +11,14 @@ from skimage.segmentation import watershed
 
 from pipeline.metrics.contingency import ContingencyTable, contingency_table
 from pipeline.metrics.fraction import fraction
+from pipeline.metrics.slice_details import SliceDetails
 from pipeline.metrics.slice_stack import label_cells, slice_stack
 
 
 @dataclass(frozen=True)
-class ThinnedScores:
+class ThinnedScores(SliceDetails):
     """Split and merge scores in [0, 1], both (thresholds, slices); nan for a slice without a cell."""
 
-    thresholds: tuple[float, ...]
     split: NDArray[np.float64]
     merge: NDArray[np.float64]
 
@@ -43,6 +43,9 @@ class ThinnedScores:
     def score(self) -> float:
         """F-score at the best threshold."""
         return float(self.f_scores[self.best])
+
+    def __float__(self) -> float:
+        return self.score
 
 
 def thinned_segments(mask: NDArray[np.bool_]) -> NDArray[np.int32]:

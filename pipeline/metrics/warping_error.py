@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from pipeline.metrics.slice_details import SliceDetails
 from pipeline.metrics.slice_stack import THRESHOLDS, label_cells, slice_stack
 
 Mask = NDArray[np.bool_]
@@ -33,25 +34,24 @@ class Mistake(IntEnum):
 
 
 @dataclass(frozen=True)
-class WarpingDetails:
-    """Pixels of each threshold, slice and kind of mistake: `counts` is (thresholds, slices, len(Mistake)).
+class WarpingDetails(SliceDetails):
+    """Pixels of each kind of mistake, threshold and slice: `counts` is (len(Mistake), thresholds, slices).
 
-    `has_cell` says whether any slice of the truth has a cell: without one the errors are nan (n/a).
+    `has_cell`, (slices,), says where the truth has a cell: the errors are nan (n/a) where no slice has one.
     """
 
-    thresholds: tuple[float, ...]
     counts: NDArray[np.int64]
-    has_cell: bool
+    has_cell: NDArray[np.bool_]
 
     @property
     def splits(self) -> NDArray[np.int64]:
         """Pixels that split a cell, shape (thresholds, slices)."""
-        return self.counts[..., Mistake.SPLIT]
+        return self.counts[Mistake.SPLIT]
 
     @property
     def merges(self) -> NDArray[np.int64]:
         """Pixels that merge two cells, shape (thresholds, slices)."""
-        return self.counts[..., Mistake.MERGE]
+        return self.counts[Mistake.MERGE]
 
     @property
     def errors(self) -> NDArray[np.float64]:
@@ -61,7 +61,7 @@ class WarpingDetails:
     @property
     def classic_errors(self) -> NDArray[np.float64]:
         """Share of pixels with a mistake of any kind, shape (thresholds,)."""
-        return self._share(self.counts.sum(axis=-1) - self.counts[..., Mistake.NONE])
+        return self._share(self.counts.sum(axis=0) - self.counts[Mistake.NONE])
 
     @property
     def best(self) -> int:
@@ -73,9 +73,12 @@ class WarpingDetails:
         """Share of pixels that split or merge, at the best threshold."""
         return float(self.errors[self.best])
 
+    def __float__(self) -> float:
+        return self.error
+
     def _share(self, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
-        share = pixels.sum(axis=1) / self.counts.sum(axis=(1, 2))
-        return share if self.has_cell else np.full_like(share, np.nan)
+        share = pixels.sum(axis=1) / self.counts.sum(axis=(0, 2))
+        return share if self.has_cell.any() else np.full_like(share, np.nan)
 
 
 def warping_error(truth: ArrayLike, prediction: ArrayLike, thresholds: Sequence[float] = THRESHOLDS) -> float:
@@ -100,11 +103,11 @@ def warping_error_details(
     """Return the kinds of mistakes at each threshold and slice; the arguments are those of `warping_error`."""
     thresholds = tuple(map(float, thresholds))
     cells, probability = slice_stack(truth, prediction)
-    counts = np.zeros((len(thresholds), len(cells), len(Mistake)), np.int64)
+    counts = np.zeros((len(Mistake), len(thresholds), len(cells)), np.int64)
     for s, pair in enumerate(zip(cells, probability, strict=True)):
         for t, threshold in enumerate(thresholds):
-            counts[t, s] = np.bincount(warping_mistakes(*pair, threshold).ravel(), minlength=len(Mistake))
-    return WarpingDetails(thresholds, counts, bool(cells.any()))
+            counts[:, t, s] = np.bincount(warping_mistakes(*pair, threshold).ravel(), minlength=len(Mistake))
+    return WarpingDetails(thresholds, counts, np.array([mask.any() for mask in cells]))
 
 
 def warping_mistakes(truth: ArrayLike, prediction: ArrayLike, threshold: float) -> NDArray[np.uint8]:

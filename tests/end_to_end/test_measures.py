@@ -21,6 +21,13 @@ from pipeline.metrics.vrand import vrand
 from pipeline.metrics.warping_error import warping_error
 from pipeline.transforms.instances_to_mask import separate_instances
 
+OF_STACK = {
+    "pixel_error": pixel_error,
+    "rand_error": rand_error,
+    "warping_error": warping_error,
+    "vrand": vrand,
+    "vinfo": vinfo,
+}
 OVERLAYS = ["measures_em", "measures_instances", "measures_surface", "post_watershed"]
 
 
@@ -42,11 +49,7 @@ def expected(truth, prediction, instances, probability):
     return {
         "accuracy": accuracy(mask, prediction),
         "hd95/cell": hd95(mask, prediction, 2)[1],
-        "pixel_error": pixel_error(mask, probability),
-        "rand_error": rand_error(mask, probability),
-        "warping_error": warping_error(mask, probability),
-        "vrand": vrand(mask, probability),
-        "vinfo": vinfo(mask, probability),
+        **{f"{name}_own_threshold": measure(mask, probability) for name, measure in OF_STACK.items()},
         "seg": seg_score(truth, instances),
         "average_precision": average_precision(truth, instances),
         "ap50": average_precision(truth, instances, [0.5]),
@@ -60,20 +63,27 @@ def test_measures_are_those_of_the_predicted_files(evaluated, run_bundle, traine
     run_bundle("inference", *files, save_probabilities=True, **options)
     with (evaluated / "cases.csv").open() as stream:
         rows = {row["case"]: row for row in csv.DictReader(stream)}
-    assert set(rows) == {"disc_6", "disc_7"}
+    assert list(rows) == ["disc_6", "disc_7"]
+    masks, probabilities = [], []
     for case, row in rows.items():
         written = [tifffile.imread(tmp_path / "out" / f"{case}{name}.tif") for name in ("", "_instances", "_prob")]
         truth = tifffile.imread(discs / "labels" / f"{case}.tif").astype(int)
-        want = expected(truth, *written[:2], 1 - written[2][0])
+        masks.append(separate_instances(truth, gap=1) > 0)
+        probabilities.append(1 - written[2][0])
+        want = expected(truth, *written[:2], probabilities[-1])
         assert {name: float(row[name]) for name in want} == pytest.approx(want, abs=1e-6)
         assert ((written[0] > 0) & (written[1] == 0)).sum() < 10, "only what is smaller than min_size is left out"
         assert float(row["seg"]) > 0.3, "objects were found, or the comparison says nothing"
     means = {name: np.mean([float(row[name]) for row in rows.values()]) for name in want}
-    scores = json.loads((evaluated / "scores.json").read_text())["scores"]
-    assert {name: scores[name]["mean"] for name in want} == pytest.approx(means, abs=1e-5)
+    found = json.loads((evaluated / "scores.json").read_text())
+    assert {name: found["scores"][name]["mean"] for name in want} == pytest.approx(means, abs=1e-5)
+    of_stack = {name: measure(np.stack(masks), np.stack(probabilities)) for name, measure in OF_STACK.items()}
+    assert found["stack"] == pytest.approx(of_stack, abs=1e-5)
+    assert not of_stack.keys() & found["scores"].keys()
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("discs").experiment_id])
-    assert {name: run.data.metrics[f"test/{name}"] for name in want} == pytest.approx(means, abs=1e-5)
+    tracked = {**means, **of_stack}
+    assert {name: run.data.metrics[f"test/{name}"] for name in tracked} == pytest.approx(tracked, abs=1e-5)
 
 
 def test_a_run_that_was_trained_with_instances_writes_them(run_bundle, only_run, discs, tmp_path):
@@ -91,9 +101,11 @@ def test_a_run_that_was_trained_with_instances_writes_them(run_bundle, only_run,
 def test_one_output_averaged_and_weighted_is_measured_too(run_bundle, only_run):
     others = overlays("net_compact", "infer_dihedral8", "loss_border", *OVERLAYS)
     run_bundle("training", "train.json", *others, epochs=1)
-    scores = json.loads((only_run() / "evaluation" / "validation" / "scores.json").read_text())["scores"]
-    for name in ("mean_dice", "accuracy", "mean_hd95", "surface_dice/cell", "warping_error", "vinfo", "seg", "ap50"):
-        assert scores[name]["cases"] == 3, name
+    found = json.loads((only_run() / "evaluation" / "validation" / "scores.json").read_text())
+    for name in ("mean_dice", "accuracy", "mean_hd95", "surface_dice/cell", "vinfo_own_threshold", "seg", "ap50"):
+        assert found["scores"][name]["cases"] == 3, name
+    assert found["stack"].keys() == OF_STACK.keys()
+    assert "as one stack" in (only_run() / "docs" / "README.md").read_text(), "the model card"
 
 
 def test_the_uncertainty_is_written_where_versions_are_averaged(run_bundle, trained, discs, tmp_path):

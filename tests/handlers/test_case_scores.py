@@ -12,8 +12,12 @@ from monai.data import MetaTensor
 from pipeline.errors import InputError
 from pipeline.handlers.case_scores import CaseScores, higher_is_better, mean_scores
 from pipeline.metrics.instance_scores import average_precision
-from pipeline.metrics.pixel_error import pixel_error
+from pipeline.metrics.pixel_error import pixel_error, pixel_error_details
+from pipeline.metrics.rand_error import rand_error, rand_error_details
 from pipeline.metrics.surface import hd95, surface_dice
+from pipeline.metrics.vinfo import vinfo, vinfo_details
+from pipeline.metrics.vrand import vrand, vrand_details
+from pipeline.metrics.warping_error import warping_error, warping_error_details
 
 NAMES = ["background", "a", "b"]
 N_A = pytest.approx(float("nan"), nan_ok=True)
@@ -206,19 +210,29 @@ def test_an_epoch_without_a_score_is_never_the_best():
     assert engine.state.best_metric == pytest.approx(5 / 6)
 
 
-def test_the_mean_is_over_the_cases_of_all_ranks(monkeypatch):
-    ours, theirs = scored(HALF_OF_A), scored(ALL_WRONG, B_INVENTED, EMPTY)
+def completed(scores):
+    engine = Engine(lambda engine, batch: None)
+    engine.state.metric_details = {}
+    scores.completed(engine, "mean_dice")
+    return engine
 
-    def gather(parts, rows):
-        assert rows == ours.rows
-        parts[:] = [rows, theirs.rows]
+
+def completed_on_two_ranks(monkeypatch, ours, theirs):
+    of_others = {id(ours.rows): theirs.rows, id(ours.details): theirs.details}
+
+    def gather(parts, of_rank):
+        parts[:] = [of_rank, of_others[id(of_rank)]]
 
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
     monkeypatch.setattr("torch.distributed.all_gather_object", gather)
-    engine = Engine(lambda engine, batch: None)
-    engine.state.metric_details = {}
-    ours.completed(engine, "mean_dice")
+    return completed(ours)
+
+
+def test_the_mean_is_over_the_cases_of_all_ranks(monkeypatch):
+    ours, theirs = scored(HALF_OF_A), scored(ALL_WRONG, B_INVENTED, EMPTY)
+
+    engine = completed_on_two_ranks(monkeypatch, ours, theirs)
     assert [row["case"] for row in engine.state.metric_details["cases"]] == [
         "all wrong",
         "b invented",
@@ -227,3 +241,84 @@ def test_the_mean_is_over_the_cases_of_all_ranks(monkeypatch):
     ]
     # (0 + 2/3 + 5/6) / 3, not the mean of the ranks' means, (5/6 + 1/3) / 2.
     assert engine.state.metrics["mean_dice"] == pytest.approx(1 / 2)
+
+
+STACK = {
+    "pixel_error": (pixel_error, pixel_error_details),
+    "rand_error": (rand_error, rand_error_details),
+    "warping_error": (warping_error, warping_error_details),
+    "vrand": (vrand, vrand_details),
+    "vinfo": (vinfo, vinfo_details),
+}
+DETAILS = {name: details for name, (_, details) in STACK.items()}
+
+
+def of_stack(truth, probability):
+    return {name: measure(truth, probability) for name, (measure, _) in STACK.items()}
+
+
+def drifting_slices(count=4, size=40):
+    """Square cells with membranes between, one slice without a cell, and a P(cell) that falls from slice to slice."""
+    rows, columns = np.mgrid[:size, :size]
+    truth = np.tile((rows % 8 > 0) & (columns % 8 > 0), (count, 1, 1))
+    truth[2] = False
+    noise = np.random.default_rng(1).normal(0, 0.1, truth.shape)
+    level = np.linspace(0.25, -0.25, count)[:, None, None]
+    return truth, (np.where(truth, 0.65, 0.35) + level + noise).clip(0, 1).astype(np.float32)
+
+
+def cases_of(truth, probability):
+    for i, (mask, foreground) in enumerate(zip(truth, probability, strict=True)):
+        yield item(f"case {i}", mask.astype(int), mask, probabilities=torch.tensor(foreground)[None])
+
+
+@pytest.mark.parametrize("shape", [(4, 40, 40), (2, 2, 40, 40)], ids=["slices", "volumes"])
+def test_cases_are_one_stack_with_one_threshold(shape):
+    truth, probability = drifting_slices()
+    cases = cases_of(truth.reshape(shape), probability.reshape(shape))
+    engine = completed(scored(*cases, probability_measures=DETAILS))
+    assert engine.state.metric_details["stack"] == of_stack(truth, probability), "exactly"
+    metrics = engine.state.metrics
+    assert {name: metrics[name] for name in STACK} == of_stack(truth, probability)
+    for name in ("pixel_error", "rand_error"):
+        assert metrics[f"{name}_own_threshold"] < 0.96 * metrics[name], "a threshold for each case flatters"
+
+
+def test_rows_have_each_case_by_itself():
+    truth, probability = drifting_slices()
+    rows = scored(*cases_of(truth, probability), probability_measures=DETAILS).rows
+    for name, (measure, _) in STACK.items():
+        alone = [measure(*pair) for pair in zip(truth, probability, strict=True)]
+        assert [row[f"{name}_own_threshold"] for row in rows] == [pytest.approx(x, nan_ok=True) for x in alone]
+        assert name not in rows[0], "it would read as the measure of the stack"
+
+
+def test_a_slice_of_membrane_counts_in_the_stack():
+    cells = item("a", [[1, 1, 0, 0]], [[1, 1, 0, 0]], probabilities=torch.tensor([[[1.0, 1.0, 0.0, 0.0]]]))
+    membrane = item("b", [[0, 0, 0, 0]], [[1, 0, 0, 0]], probabilities=torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]))
+    scores = scored(cells, membrane, probability_measures={"pixel_error": pixel_error_details})
+    assert scores.rows[1]["pixel_error_own_threshold"] == N_A
+    assert completed(scores).state.metrics["pixel_error"] == pytest.approx(1 - 4 / 5), "2 found, 1 invented"
+
+
+def test_a_split_without_a_cell_is_n_a():
+    case = item(*EMPTY, probabilities=torch.tensor([[[0.0, 1.0, 1.0, 0.0]]]))
+    stack = completed(scored(case, probability_measures=DETAILS)).state.metric_details["stack"]
+    assert stack == dict.fromkeys(STACK, N_A)
+
+
+def test_the_stack_has_the_slices_of_all_ranks(monkeypatch):
+    truth, probability = drifting_slices()
+    cases = list(cases_of(truth, probability))
+    ours, theirs = (scored(*cases[rank::2], probability_measures=DETAILS) for rank in (1, 0))
+    engine = completed_on_two_ranks(monkeypatch, ours, theirs)
+    assert engine.state.metric_details["stack"] == of_stack(truth, probability)
+
+
+def test_a_stack_forgets_the_one_before():
+    truth, probability = drifting_slices()
+    scores = scored(*cases_of(truth, probability), probability_measures=DETAILS)
+    scores.reset()
+    assert completed(scores).state.metric_details["stack"] == {}
+    scores.update(next(cases_of(truth, probability)))
+    assert completed(scores).state.metric_details["stack"] == of_stack(truth[0], probability[0])

@@ -82,6 +82,21 @@ def test_the_table_of_scores():
     assert "| dice/y | n/a | n/a | n/a | n/a | 4 |" in lines
 
 
+def test_scores_of_the_stack_stand_apart():
+    found = summary(ROWS, {"rand_error": 0.0136214, "vrand": N_A})
+    assert found["stack"] == {"rand_error": 0.013621, "vrand": None}
+    assert found["scores"] == summary(ROWS)["scores"]
+    assert strict(json.dumps(found)) == found
+    cases, of_stack = score_table(found).split("\n\n")
+    assert cases == score_table(summary(ROWS))
+    assert of_stack.splitlines() == [
+        "| score of 4 cases as one stack | value |",
+        "|---|---|",
+        "| rand_error | 0.0136 |",
+        "| vrand | n/a |",
+    ]
+
+
 def test_tables_and_pictures_of_an_evaluation(tmp_path):
     files = evaluated([*FIVE, case("empty", 0, of=0, invented=3)], pictures=2).write(tmp_path)
     assert [file.name for file in files] == ["cases.csv", "scores.json", "worst.png", "best.png"]

@@ -126,7 +126,7 @@ def test_pieces_by_hand():
 def test_named_pairs(name):
     expected = [MISTAKES[name].get(kind, 0) for kind in Mistake][1:]
     details = warping_error_details(TRUTH, PREDICTIONS[name])
-    assert details.counts[:, 0, 1:].tolist() == [expected] * 10
+    assert details.counts[1:, :, 0].T.tolist() == [expected] * 10
     topological = MISTAKES[name].get(Mistake.SPLIT, 0) + MISTAKES[name].get(Mistake.MERGE, 0)
     assert details.error == pytest.approx(topological / 63)
     assert details.classic_errors == pytest.approx([sum(expected) / 63] * 10)
@@ -229,7 +229,7 @@ def test_a_slice_without_a_cell_counts_among_others():
     # What is added there neither splits nor merges; nothing can grow towards it, so each pixel is left.
     details = warping_error_details(stack(TRUTH, np.zeros_like(TRUTH)), stack(TRUTH, TRUTH), [0.5])
     assert details.error == 0
-    assert details.counts[0, 1, Mistake.OBJECT_ADDITION] == 30
+    assert details.counts[Mistake.OBJECT_ADDITION, 0, 1] == 30
     assert details.classic_errors == 30 / (2 * 63)
 
 
