@@ -105,6 +105,10 @@ class FolderPredictor:
     def _records(self) -> list[dict[str, str]]:
         if not self.input_dir.is_dir():
             raise InputError("the input folder does not exist", file=self.input_dir, remedy="check --input_dir")
+        if self.input_dir.resolve() == self.output_dir.resolve():
+            raise InputError(
+                "input and output folder are the same", file=self.output_dir, remedy="give another --output_dir"
+            )
         records = list_inputs(self.input_dir, self.output_dir)
         if not records:
             reason = f"the input folder holds no image ({' '.join(SUFFIXES)})"
@@ -134,6 +138,10 @@ class FolderPredictor:
     def _predict(self, record: dict[str, str]) -> None:
         item = self.preprocessing(record)
         image = item["image"]
+        wanted = getattr(self.network, "in_channels", len(image))
+        if len(image) != wanted:
+            reason = f"the image has {len(image)} channels, and the network was trained on {wanted}"
+            raise InputError(reason, case=record["id"], file=record["image"], remedy="convert the image, or train anew")
         predict = self.inferer.predict_with_spread if self.uncertainty else self.inferer  # type: ignore[attr-defined]
         found = predict(torch.as_tensor(image)[None].to(self.device), self.network)
         if self.uncertainty:

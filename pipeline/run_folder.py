@@ -101,6 +101,9 @@ class RunFolder:
                 if self.name is None:
                     continue
                 _refuse_taken(folder)
+            except OSError as error:
+                reason = f"the run's folder cannot be made: {error.strerror}"
+                raise InputError(reason, file=folder, remedy="give another --output_dir") from error
             return folder
         raise InputError(f"'{self.output_dir}' has a thousand runs of this second", remedy="give a --run_name")
 
@@ -117,6 +120,12 @@ class RunFolder:
             raise InputError(
                 f"nothing to resume: '{folder}' holds a model, but no {CHECKPOINT}",
                 remedy=f"delete '{folder / MODEL}' to train it from the beginning, or give another --run_name",
+            )
+        learnt = read_facts(folder).get("data_list", self.prefix)
+        if learnt != self.prefix:
+            raise InputError(
+                f"the run '{folder}' is of the data list '{learnt}', not of '{self.prefix}'",
+                remedy="resume it with its own --data_list, or give another --run_name",
             )
         return folder
 

@@ -18,6 +18,7 @@ from monai.bundle import ConfigComponent, ConfigParser
 from pipeline.errors import InputError, did_you_mean
 
 REFERENCE = re.compile(r"[@%](?:::|#)?(\w+)")
+RESERVED = {"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}  # what MONAI reads of a component itself
 RUN_IDS = ("training", "evaluating", "inference", "run")
 TEXTS = {"run_name"}  # whose own value is null
 # The least that a setting of this name can be, in every config that has it.
@@ -122,13 +123,32 @@ def _unknown_arguments_of(node: Mapping[str, Any], parser: ConfigParser, path: s
         parameters = inspect.signature(target).parameters  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return  # written in C without a signature: it will speak for itself
+    known = {*parameters, *RESERVED}
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
+        handed_on = _handed_on(target)
+        if handed_on is None:
+            return
+        known |= handed_on
     for key in node:
-        if key not in parameters and not (key.startswith("_") and key.endswith("_")):
+        if key not in known:
             yield InputError(
-                f"{node['_target_']} takes no argument '{path}#{key}'", remedy=did_you_mean(key, parameters)
+                f"{node['_target_']} takes no argument '{path}#{key}'", remedy=did_you_mean(key, known - {*RESERVED})
             )
+
+
+def _handed_on(target: Any) -> set[str] | None:
+    """The arguments that a class with `**kwargs` hands on to its bases; None where that cannot be known."""
+    if not inspect.isclass(target):
+        return None
+    names: set[str] = set()
+    for base in target.__mro__[:-1]:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        names |= {parameter.name for parameter in parameters}
+        if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+            return names
+    return None  # the last base takes anything
 
 
 def impossible_values(parser: ConfigParser) -> Iterator[InputError]:
@@ -142,10 +162,31 @@ def impossible_values(parser: ConfigParser) -> Iterator[InputError]:
     rate = values.get("learning_rate", 1)
     if not isinstance(rate, int | float) or not 0 < rate < float("inf"):
         yield InputError(f"'learning_rate' is {rate!r}", remedy="give a number above 0")
+    yield from _misfitting_network(parser)
     if "device" in config:
         yield from _absent_device(parser.get_parsed_content("device"))
     if "output_dir" in config:
         yield from _barred_folder("output_dir", Path(str(parser.get_parsed_content("output_dir"))))
+
+
+def _misfitting_network(parser: ConfigParser) -> Iterator[InputError]:
+    """A network whose channels are not those of the images, or not a class (a region, the one foreground) each."""
+    config = parser.get()
+    network = config.get("network_def")
+    fits = {"in_channels": {config.get("in_channels")}}
+    if "class_names" in config:
+        regions = parser.get_parsed_content("regions") if "regions" in config else ()
+        classes = len(parser.get_parsed_content("class_names"))
+        fits["out_channels"] = {len(regions)} if regions else {classes, 1} if classes == 2 else {classes}
+    for key, allowed in fits.items():
+        if not isinstance(network, Mapping) or key not in network:
+            continue
+        value = parser.get_parsed_content(f"network_def#{key}")
+        if value not in allowed and None not in allowed:
+            source = "in_channels" if key == "in_channels" else "class_names"
+            wanted = " or ".join(map(str, sorted(allowed)))
+            reason = f"'network_def#{key}' is {value}, where '{source}' asks for {wanted}"
+            yield InputError(reason, remedy=f"leave it to follow --{source}")
 
 
 def _absent_device(device: Any) -> Iterator[InputError]:

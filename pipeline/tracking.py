@@ -19,7 +19,8 @@ import mlflow
 import numpy as np
 import torch
 from mlflow.entities import Metric
-from mlflow.models import Model
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
 
 from pipeline.feeder import Feeder
 from pipeline.mlflow_store import answers, is_remote, open_run, set_tags
@@ -152,10 +153,17 @@ class Tracking:
                     run_id=run_id,
                     pytorch_model=network,
                     input_example=np.repeat(example, 2, axis=0),  # a batch of one would be exported as always one
+                    signature=_any_size(example),
                     pip_requirements=[f"torch=={version('torch').split('+')[0]}", f"monai=={version('monai')}"],
                 )
         except Exception as error:  # a network that cannot be exported is still there as the bundle's model.pt
             logger.warning("the network was not kept as an MLflow model: %s", next(iter(str(error).splitlines()), ""))
+
+
+def _any_size(example: np.ndarray) -> ModelSignature:
+    """Say that batch and image may have any size: what is not said so is exported as it is in the example."""
+    shape = [-1, example.shape[1], *[-1] * (example.ndim - 2)]
+    return ModelSignature(inputs=Schema([TensorSpec(example.dtype, shape)]))
 
 
 def legal(name: str) -> str:

@@ -19,6 +19,11 @@ def test_nothing_is_made_before_the_first_look(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_named():
+    with pytest.raises(InputError, match=r"file '/proc/runs/a': the run's folder cannot be made: .*--output_dir"):
+        _ = RunFolder("/proc/runs", "a").path
+
+
 def test_runs_without_a_name_never_share_a_folder(tmp_path):
     runs = [RunFolder(tmp_path, prefix="cells") for _ in range(5)]
     paths = {run.path for run in runs}
@@ -96,6 +101,13 @@ def test_resume_knows_a_run_that_remembers_no_data_list_by_its_name(tmp_path):
     assert RunFolder(tmp_path, resume=True, prefix="cells").path.name == "cells-20260101-120000"
     with pytest.raises(InputError, match="nothing to resume"):
         _ = RunFolder(tmp_path, resume=True, prefix="cell").path
+
+
+def test_a_named_run_of_another_data_list_is_not_resumed(tmp_path):
+    finished(tmp_path, "a", prefix="cells")
+    with pytest.raises(InputError, match="is of the data list 'cells', not of 'nuclei'"):
+        _ = RunFolder(tmp_path, "a", resume=True, prefix="nuclei").path
+    assert RunFolder(tmp_path, "a", resume=True, prefix="cells").path == tmp_path / "a"
 
 
 def test_a_name_is_no_pattern(tmp_path):

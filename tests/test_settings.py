@@ -25,6 +25,16 @@ IMPOSSIBLE = [
     ({"device": "gpu"}, "the device 'gpu' cannot be used"),
     pytest.param({"device": "cuda"}, "the device 'cuda' cannot be used", marks=NO_CUDA),
     ({"output_dir": "a_file/runs"}, "a_file' is no folder. Remedy: give another --output_dir"),
+    ({"network_def#out_channels": 5}, "'network_def#out_channels' is 5, where 'class_names' asks for 1 or 2"),
+    ({"network_def#in_channels": 3}, "'network_def#in_channels' is 3, where 'in_channels' asks for 1"),
+    ({"tiling#overlp": 0.5}, "takes no argument 'tiling#overlp'. Remedy: did you mean overlap?"),
+    (
+        {"train#dataloader#batchsize": 3},
+        "takes no argument 'train#dataloader#batchsize'. Remedy: did you mean batch_size?",
+    ),
+    ({"network_def#_disbaled_": True}, "takes no argument 'network_def#_disbaled_'"),
+    ({"tiling#overlap": 1.5}, "overlap is 1.5. Remedy: give a part of the window"),
+    ({"spatial_augmentation#flip_prob": 3}, "flip_prob is 3. Remedy: give a probability from 0 to 1"),
     ({"fold": 9}, "has no fold 9. Remedy: choose one of the folds [0, 1]"),
 ]
 

@@ -111,7 +111,7 @@ def check_fits(data_list: DataList, class_names: Sequence[str], in_channels: int
     problems = [
         InputError(
             f"{key} is {_shown(ours)}, but the data list '{data_list.name}' has {_shown(theirs)}",
-            remedy=BUNDLES[data_list.spatial_dims] if key == "spatial_dims" else f'--{key} "{theirs}", and train anew',
+            remedy=BUNDLES[data_list.spatial_dims] if key == "spatial_dims" else f'--{key} "{theirs}"',
         )
         for key, (ours, theirs) in settings.items()
         if ours != theirs

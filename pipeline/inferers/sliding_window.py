@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from monai.inferers import SlidingWindowInferer
-from monai.utils import ensure_tuple_rep
+from monai.utils import ensure_tuple, ensure_tuple_rep
+
+from pipeline.errors import InputError
 
 
 class SlidingWindow(SlidingWindowInferer):
@@ -23,6 +25,8 @@ class SlidingWindow(SlidingWindowInferer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if not all(0 <= overlap < 1 for overlap in ensure_tuple(self.overlap)):
+            raise InputError(f"overlap is {self.overlap}", remedy="give a part of the window, from 0 to below 1")
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any

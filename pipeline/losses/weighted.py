@@ -118,6 +118,9 @@ class WeightedDiceCELoss(torch.nn.Module):
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)  # softmax of (0, z) is sigmoid of z
         labels = labels.long()
         factor = None if self.class_weight is None else self.class_weight.to(logits.device)
+        if factor is not None and len(factor) != logits.shape[1]:
+            reason = f"class_weight has {len(factor)} factors for {logits.shape[1]} classes"
+            raise InputError(reason, remedy="give one for each class, background first")
         if weight is None:
             return functional.cross_entropy(logits, labels, factor)
         entropy = functional.cross_entropy(logits, labels, factor, reduction="none") * weight

@@ -86,6 +86,9 @@ class RandElasticd(RandomizableTransform, MapTransform):
             raise InputError(f"grid is {grid}", remedy="use at least 2 nodes per axis")
         if not 0 < scaling[0] <= scaling[1]:
             raise InputError(f"scaling is {scaling}", remedy="use (smallest, largest), both above 0")
+        for name, chance in (("prob", prob), ("flip_prob", flip_prob), ("balance_prob", balance_prob)):
+            if np.min(chance) < 0 or np.max(chance) > 1:
+                raise InputError(f"{name} is {chance}", remedy="give a probability from 0 to 1")
         if balance_prob > 0 and balance_key is None:
             raise InputError(f"balance_prob is {balance_prob} without a label", remedy="name it as balance_key")
         self.roi_size, self.grid, self.sigma, self.rotation = roi_size, grid, sigma, rotation

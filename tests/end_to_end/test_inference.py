@@ -90,6 +90,21 @@ def test_no_input_is_an_error(predict, tmp_path, folder, message):
         predict(tmp_path / folder)
 
 
+def test_an_image_of_other_channels_is_named(predict, tmp_path):
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "rgb.tif", np.zeros((48, 48, 3), np.uint8), photometric="rgb")
+    with pytest.raises(InputError, match=r"case 'rgb\.tif', file '.*rgb\.tif': the image has 3 channels, .* on 1"):
+        predict(tmp_path / "in")
+
+
+def test_results_never_go_among_the_inputs(run_bundle, trained, discs, tmp_path):
+    folder = shutil.copytree(discs / "images", tmp_path / "in")
+    options = {"input_dir": str(folder), "output_dir": str(tmp_path / "." / "in"), "device": "cpu"}
+    with pytest.raises(InputError, match="input and output folder are the same"):
+        run_bundle("inference", trained / "configs" / "inference.json", **options)
+    assert len(list(folder.iterdir())) == 8
+
+
 def test_without_weights_the_error_says_what_to_do(run_bundle, discs, tmp_path):
     with pytest.raises(InputError, match=r"there are no trained weights.*train first"):
         run_bundle("inference", "inference.json", bundle_root=str(tmp_path), input_dir=str(discs / "images"))

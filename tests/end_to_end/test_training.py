@@ -7,8 +7,10 @@ import shutil
 import pytest
 import torch
 import yaml
+from discs import UNET
 from run_files import last, mlflow_run, weights
 
+from pipeline.cli import main
 from pipeline.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
@@ -128,10 +130,11 @@ def test_the_model_in_mlflow_predicts_as_the_one_in_the_run(run_bundle, only_run
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     (model,) = client.search_logged_models([tracked.info.experiment_id])
     loaded = mlflow.pytorch.load_model(model.model_uri)
-    image = torch.randn(1, 1, 32, 32)
     network = workflow.parser.get_parsed_content("network_def").eval()
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(image), network(image))
+    for size in ((1, 1, 32, 32), (3, 1, 48, 40)):  # a crop of the training; an image of another size
+        image = torch.randn(size)
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(image), network(image))
 
 
 def test_a_compiled_network_trains_and_leaves_plain_weights(run_bundle, only_run):
@@ -183,3 +186,15 @@ def test_a_label_that_names_classes_keeps_them_all(run_bundle, only_run, discs, 
     run_bundle("training", "train.json", epochs=1, **options)
     scores = json.loads((only_run() / "evaluation" / "validation" / "scores.json").read_text())["scores"]
     assert scores["dice/second"]["cases"] == 3, "the truth has the class in every validation case"
+
+
+def test_the_readmes_way_to_data_of_your_own(run_bundle, only_run, discs, tmp_path):
+    """The two commands that README.md shows, with nothing but the size of the training added."""
+    readme = (UNET.parents[1] / "README.md").read_text()
+    (line,) = [line for line in readme.splitlines() if line.startswith("python -m pipeline datalist folders my_data")]
+    for kind in ("images", "labels"):
+        shutil.copytree(discs / kind, tmp_path / "my_data" / kind)
+    (tmp_path / "data_lists").mkdir()
+    main(line.split()[3:])
+    run_bundle("training", "train.json", data_list="data_lists/my_data.json", dataset_dir="my_data", epochs=1)
+    assert (only_run() / "models" / "model.pt").is_file()

@@ -212,3 +212,9 @@ def test_regions_of_another_number_and_class_weights_are_refused():
         WeightedDiceCELoss(regions=True)(torch.randn(2, 3, 8, 6), masks((2, 1, 8, 6)))
     with pytest.raises(InputError, match="exclude each other"):
         WeightedDiceCELoss(regions=True, class_weight=[1.0, 2.0])
+
+
+def test_class_weights_of_another_number_than_the_classes_are_named():
+    loss = WeightedDiceCELoss(class_weight=[1, 2, 3])
+    with pytest.raises(InputError, match="class_weight has 3 factors for 2 classes"):
+        loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 4))
