@@ -12,16 +12,18 @@ from pipeline.errors import InputError
 
 PUBLIC_LAYOUTS = {  # what they show, and which of READER_OPTIONS they take
     "isbi2012": ("ISBI 2012 challenge: membranes in electron microscopy, stacks or numbered slices", []),
-    "cell_tracking": ("Cell Tracking Challenge: one data set with the sequences 01, 02", ["seed", "truth"]),
+    "cell_tracking": ("Cell Tracking Challenge: one data set with the sequences 01, 02", ["seed", "truth", "partial"]),
     "dsb2018": ("Data Science Bowl 2018: nuclei, one mask each or numbered", ["seed", "channels"]),
     "bbbc039": ("BBBC039: fluorescent nuclei with their published splits", ["seed"]),
     "isic": ("ISIC 2017 or 2018: skin lesions with their published splits", ["seed"]),
     "siim_acr": ("SIIM-ACR pneumothorax: DICOM radiographs and a table of runs", ["seed"]),
     "decathlon": ("Medical Segmentation Decathlon: one task with its dataset.json", ["seed"]),
 }
+DATASET_DIR = "where the list's paths begin: for converted files, and links to what stays as it is"
 READER_OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "help": "seed of the folds (0)"},
     "truth": {"choices": ["gold", "silver"], "help": "masks by experts, or by the majority of programs (gold)"},
+    "partial": {"choices": ["drop", "keep"], "help": "frames where tracked cells have no mask (drop)"},
     "channels": {"choices": ["grey", "rgb"], "help": "of every image (rgb if one is coloured, otherwise grey)"},
 }
 
@@ -108,6 +110,9 @@ def _add_datalist(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     folders.add_argument(
         "--group", help="regular expression on the case id; what its first group matches is the patient or slide"
     )
+    folders.add_argument(
+        "--dataset_dir", help=f"{DATASET_DIR} (data/<folder's name>, or the folder if nothing is converted)"
+    )
     folders.set_defaults(call=_list_folders)
     embedded = layouts.add_parser(
         "embedded",
@@ -128,13 +133,12 @@ def _add_public(
         name,
         help=shows,
         argument_default=argparse.SUPPRESS,  # what is not given is left to the reader's own defaults
-        epilog=f"example: python -m pipeline datalist {name} downloads/{name} -o data_lists/{name}.json "
-        f"--dataset_dir data/{name}",
+        epilog=f"example: python -m pipeline datalist {name} downloads/{name} -o data_lists/{name}.json",
     )
     layout.add_argument("folder", help="the data set as it was downloaded; an error shows the files it should hold")
     layout.add_argument("-o", "--output", required=True, help="the list to write, JSON")
     layout.add_argument(
-        "--dataset_dir", help="where the list's paths begin: for converted files, and links to what stays as it is"
+        "--dataset_dir", help=f"{DATASET_DIR} (data/<name of the list>, or the download if nothing is converted)"
     )
     layout.add_argument("--folds", type=int, dest="n_folds", help="number of folds")
     for option in options:
@@ -164,6 +168,7 @@ def _list_folders(options: argparse.Namespace) -> None:
         folder / options.images,
         folder / options.labels,
         name=folder.resolve().name,
+        dataset_dir=options.dataset_dir,
         label_kind=options.label_kind,
         classes=options.classes,
         n_folds=options.folds,
@@ -173,6 +178,8 @@ def _list_folders(options: argparse.Namespace) -> None:
     save_data_list(listing.data_list, options.output)
     found = listing.data_list
     print(f"{len(found.cases)} cases in {len(found.folds)} folds, classes: {', '.join(found.classes)}")
+    if listing.note:
+        print(listing.note)
     for file, reason in listing.left_out:
         print(f"left out: {file}: {reason}")
     print(f"wrote {options.output}; train with --data_list {options.output} --dataset_dir {listing.dataset_dir}")
@@ -180,6 +187,7 @@ def _list_folders(options: argparse.Namespace) -> None:
 
 def _list_public(options: argparse.Namespace) -> None:
     from importlib import import_module
+    from pathlib import Path
 
     from pipeline.datalists.datalist import save_data_list
     from pipeline.datalists.summary import describe
@@ -189,6 +197,8 @@ def _list_public(options: argparse.Namespace) -> None:
     lines = describe(listing)
     save_data_list(listing.data_list, options.output)
     print(*lines, sep="\n")
+    if "dataset_dir" not in chosen and listing.dataset_dir != Path(options.folder).resolve():
+        print(f"converted files are in {listing.dataset_dir}; another place: --dataset_dir")
     print(f"wrote {options.output}; train with --data_list {options.output} --dataset_dir {listing.dataset_dir}")
 
 

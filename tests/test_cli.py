@@ -15,6 +15,7 @@ from discs import ROOT
 
 import pipeline
 from pipeline.cli import _parser, main
+from pipeline.datalists.check import check_cases
 from pipeline.datalists.datalist import load_data_list
 from pipeline.synthetic.cells import make_cells
 
@@ -133,6 +134,23 @@ def test_a_list_of_two_folders(folder, tmp_path, capsys):
     assert lines[1] == f"left out: {folder}/images/lonely.tif: there is no label 'lonely'"
     assert lines[2] == f"wrote {file}; train with --data_list {file} --dataset_dir {folder}"
     assert len(lines) == 3
+
+
+def test_masks_are_converted_and_it_is_said(folder, tmp_path, capsys, monkeypatch):
+    for number, label in enumerate((folder / "labels").iterdir()):
+        tifffile.imwrite(label, tifffile.imread(label) * np.uint8(255))
+        image = folder / "images" / label.name.replace("_mask", "")
+        tifffile.imwrite(image, tifffile.imread(image) + np.uint8(number))  # no two alike
+    monkeypatch.chdir(tmp_path)
+    names = ["--folds", "2", "--classes", "background", "cell"]
+    for options, place in (([], "data/mine"), (["--dataset_dir", "mine_too"], "mine_too")):
+        main(["datalist", "folders", "mine", "-o", "mine.json", *names, *options])
+        root = tmp_path.resolve() / place
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "6 cases in 2 folds, classes: background, cell"
+        assert lines[1] == f"the labels hold 0 and 255: converted to 0 and 1 in {root}"
+        assert lines[-1] == f"wrote mine.json; train with --data_list mine.json --dataset_dir {root}"
+        assert check_cases(load_data_list("mine.json"), root).with_foreground == 6
 
 
 def test_the_options_of_a_list_reach_it(folder, tmp_path):

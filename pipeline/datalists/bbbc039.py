@@ -21,10 +21,11 @@ from PIL import Image
 from skimage.measure import label as number_areas
 
 from pipeline.datalists.datalist import SPLITS, Case, DataList, assign_folds
-from pipeline.datalists.dataset_folder import DatasetFolder, convert_all, wrong_layout
-from pipeline.datalists.folders import LeftOut, Listing
+from pipeline.datalists.dataset_folder import DatasetFolder, LeftOut, convert_most, wrong_layout
+from pipeline.datalists.folders import Listing
 from pipeline.errors import InputError
 from pipeline.volumes.header import RESTORE
+from pipeline.volumes.reading import read_header
 
 
 def list_bbbc039(
@@ -38,7 +39,7 @@ def list_bbbc039(
 
     Args:
         folder: holds images, masks and metadata.
-        dataset_dir: where the label maps go, and links to the images.
+        dataset_dir: where the label maps go, and links to the images; `data/bbbc039` unless given.
         n_folds: deal the training and validation fields into folds instead, the fields of a well together. The
             published splits divide wells, and so does the test set in either case.
         seed: seed of the folds.
@@ -56,22 +57,22 @@ def list_bbbc039(
     names = [name for name in images if name in splits and name in masks]
     if not names:
         raise wrong_layout(folder, "has no image with a mask and a split", __doc__)
-    target = DatasetFolder(top, dataset_dir, converts=True)
+    target = DatasetFolder(top, dataset_dir, converted="bbbc039")
+
+    def convert(name: str) -> tuple[str, str]:
+        read_header(images[name], 2, name)
+        label = target.write(f"labels/{name}.png", _number_nuclei(masks[name], name)[None], name)
+        return target.use(images[name], f"images/{name}.tif"), label
+
+    converted = convert_most(names, convert, f"fields in '{top}'", left_out)
     groups: dict[str, str | None] = {}
     folds: dict[str, int] = {}
     if n_folds is not None:
-        groups = {name: _well(name) for name in names if splits[name] != "test"}
+        groups = {name: _well(name) for name, _ in converted if splits[name] != "test"}
         folds = assign_folds(list(groups), list(groups.values()), n_folds, seed)
-
-    def convert(name: str) -> Case:
-        label = target.write(f"labels/{name}.png", _number_nuclei(masks[name], name)[None], name)
-        split = None if name in folds else splits[name]
-        image = target.use(images[name], f"images/{name}.tif")
-        return Case(name, image, label, groups.get(name), folds.get(name), split)
-
     data_list = DataList(
         name="bbbc039",
-        description=f"{len(names)} fields of Hoechst-stained nuclei of U2OS cells.",
+        description=f"{len(converted)} fields of Hoechst-stained nuclei of U2OS cells.",
         licence="CC0-1.0",
         source="https://bbbc.broadinstitute.org/BBBC039, https://doi.org/10.1002/cyto.a.23863",
         made_by=f"pipeline.datalists.bbbc039.list_bbbc039, {n_folds=}, {seed=}",
@@ -79,7 +80,10 @@ def list_bbbc039(
         label_kind="instances",
         classes=("background", "nucleus"),
         channels=("hoechst",),
-        cases=tuple(convert_all(names, convert, f"masks in '{top}'")),
+        cases=tuple(
+            Case(name, *files, groups.get(name), folds.get(name), None if name in folds else splits[name])
+            for name, files in converted
+        ),
     )
     return Listing(data_list, target.root, left_out)
 

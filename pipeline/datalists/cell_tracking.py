@@ -16,6 +16,7 @@ Layout, one folder for each data set, such as DIC-C2DH-HeLa:
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,8 +24,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from pipeline.datalists.datalist import Case, DataList, assign_folds
-from pipeline.datalists.dataset_folder import DatasetFolder, convert_all, wrong_layout
-from pipeline.datalists.folders import LeftOut, Listing
+from pipeline.datalists.dataset_folder import DatasetFolder, LeftOut, convert_most, wrong_layout
+from pipeline.datalists.folders import Listing
 from pipeline.errors import InputError
 from pipeline.volumes.reading import read_header, read_volume
 
@@ -50,6 +51,7 @@ def list_cell_tracking(
     dataset_dir: str | PathLike[str] | None = None,
     *,
     truth: Literal["gold", "silver"] = "gold",
+    partial: Literal["drop", "keep"] = "drop",
     n_folds: int = 2,
     seed: int = 0,
 ) -> Listing:
@@ -59,6 +61,8 @@ def list_cell_tracking(
         folder: one data set, which holds 01 and 01_GT.
         dataset_dir: where the list's paths begin; `folder` unless given. Nothing has to be converted.
         truth: "gold" for the experts' masks, "silver" for the majority of several programs' masks.
+        partial: what becomes of frames where a tracked cell has no mask, which a training would take for background:
+            "drop" leaves them out, "keep" lists them and says so in the description.
         n_folds: at most the number of sequences.
         seed: seed of the folds.
     """
@@ -67,19 +71,31 @@ def list_cell_tracking(
     if not frames:
         seen = "; ".join(sorted({f"{file.name}: {reason}" for file, reason in left_out})[:3])
         reason = f"has no frame with a {truth} segmentation" + (f" ({seen})" if seen else "")
+        if truth == "gold" and _find_frames(top, TRUTHS["silver"], LeftOut()):
+            raise InputError(reason, file=folder, remedy="take the masks by the majority of programs: --truth silver")
         raise wrong_layout(folder, reason, __doc__)
     target = DatasetFolder(top, dataset_dir)
+    dims = _count_axes(frames)
+    seen_partial = convert_most(frames, lambda frame: _is_partial(frame, dims), f"frames of '{top.name}'", left_out)
+    incomplete = [frame for frame, is_partial in seen_partial if is_partial]
+    frames = [frame for frame, is_partial in seen_partial if partial == "keep" or not is_partial]
+    if partial == "drop":
+        left_out += [
+            (frame.image, "tracked cells have no mask (--partial keep lists the frame)") for frame in incomplete
+        ]
+    if not frames:
+        reason = f"has no frame whose tracked cells all have a mask, in {len(incomplete)} frames"
+        remedy = "list them with --partial keep, where cells without a mask count as background"
+        raise InputError(reason, file=folder, remedy=remedy)
     folds = assign_folds([frame.id for frame in frames], [frame.sequence for frame in frames], n_folds, seed)
-    dims = _count_axes(frames[0].image)
-    partial = sum(convert_all(frames, lambda frame: _is_partial(frame, dims), f"frames of '{top.name}'"))
     found = f"{len(frames)} frames with {truth} truth of {len({frame.sequence for frame in frames})} sequences"
-    note = f"; in {partial} of them, tracked cells without a mask count as background" if partial else ""
+    note = f"; in {len(incomplete)} of them, tracked cells without a mask count as background"
     data_list = DataList(
         name=top.name,
-        description=f"{found}{note}.",
+        description=f"{found}{note if partial == 'keep' and incomplete else ''}.",
         licence="free for the challenge, for other research with the providers' permission",
         source="http://celltrackingchallenge.net, https://doi.org/10.1038/s41592-023-01879-y",
-        made_by=f"pipeline.datalists.cell_tracking.list_cell_tracking, {truth=}, {n_folds=}, {seed=}",
+        made_by=f"pipeline.datalists.cell_tracking.list_cell_tracking, {truth=}, {partial=}, {n_folds=}, {seed=}",
         spatial_dims=dims,
         label_kind="instances",
         classes=("background", "cell"),
@@ -120,15 +136,19 @@ def _index(folder: Path, pattern: str) -> dict[str, Path]:
     return {match[1]: file for match, file in matches if match}
 
 
-def _count_axes(image: Path) -> int:
-    try:
-        return len(read_header(image, 2).shape)
-    except InputError:
-        return len(read_header(image, 3).shape)
+def _count_axes(frames: Sequence[Frame]) -> int:
+    """2 if any frame is a picture, otherwise 3; what can be read as neither is named when each frame is looked at."""
+    for frame in frames:
+        try:
+            return len(read_header(frame.image, 2).shape)
+        except InputError:
+            continue
+    return 3
 
 
 def _is_partial(frame: Frame, spatial_dims: int) -> bool:
     """Tell whether a tracked cell has no mask; without markers nobody knows."""
+    read_header(frame.image, spatial_dims, frame.id)
     if not frame.markers.is_file():
         return False
     label = read_volume(frame.label, spatial_dims, frame.id, "label").array

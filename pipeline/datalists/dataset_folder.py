@@ -20,8 +20,13 @@ from pipeline.volumes.writing import write_volume
 
 MOST_PROBLEMS = 20  # a broken download would fill the screen
 
+LeftOut = list[tuple[Path, str]]  # files that are not in a list, with the reason
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+
+
+class OccupiedError(InputError):
+    """A file would be written where another one is: a matter of the target folder, not of the case."""
 
 
 class DatasetFolder:
@@ -29,18 +34,18 @@ class DatasetFolder:
 
     Args:
         folder: the data set as it was downloaded.
-        dataset_dir: where converted files go and the list's paths begin; by default `folder`, if nothing is converted.
-        converts: the layout has to be converted, so `dataset_dir` has to be given.
+        dataset_dir: where converted files go and the list's paths begin; by default `folder` if nothing is converted.
+        converted: the list's name if something is converted; the default is then `data/<name>` in the working
+            directory, or `data/<name>_converted` where the first is `folder` itself, which is not written into.
     """
 
     def __init__(
-        self, folder: str | PathLike[str], dataset_dir: str | PathLike[str] | None = None, converts: bool = False
+        self, folder: str | PathLike[str], dataset_dir: str | PathLike[str] | None = None, converted: str | None = None
     ) -> None:
-        if converts and dataset_dir is None:
-            reason = "is stored in a way that has to be converted first, and there is no folder for the result"
-            remedy = "name one, which is made if it does not exist: --dataset_dir data/my_set"
-            raise InputError(reason, file=folder, remedy=remedy)
         self.root = Path(folder if dataset_dir is None else dataset_dir).resolve()
+        if dataset_dir is None and converted is not None:
+            default = Path("data", converted).resolve()
+            self.root = default if default != self.root else default.with_name(f"{converted}_converted")
 
     def use(self, file: Path, name: str) -> str:
         """Return the path of a file that can stay as it is; one that lies elsewhere is linked as `name`.
@@ -63,11 +68,11 @@ class DatasetFolder:
             raise _occupied(target)
         return name
 
-    def write(self, name: str, array: np.ndarray, case: str | None = None) -> str:
+    def write(self, name: str, array: np.ndarray, case: str | None = None, affine: np.ndarray | None = None) -> str:
         """Write a channel-first array, (channels, *spatial), unless an equal one is there, and return its path."""
         target = self.root / name
         if not target.exists():
-            write_volume(target, array, case=case)
+            write_volume(target, array, affine, case=case)
             return name
         stored = read_volume(target, array.ndim - 1, case).array
         if stored.dtype != array.dtype or not np.array_equal(stored, array):
@@ -96,12 +101,40 @@ def convert_all(items: Iterable[Item], convert: Callable[[Item], Made], title: s
     return made
 
 
+def convert_most(
+    items: Iterable[Item], convert: Callable[[Item], Made], title: str, left_out: LeftOut
+) -> list[tuple[Item, Made]]:
+    """Call `convert` on one item after another, and return each with its result; what raises InputError is left out.
+
+    Args:
+        items: what to convert.
+        convert: may raise InputError with a file, which goes to `left_out`; a file in the way ends everything.
+        title: of the bar, and of the problems that are raised where no item is left.
+        left_out: gets the files with their reasons.
+    """
+    made: list[tuple[Item, Made]] = []
+    problems: list[InputError] = []
+    for item in tqdm(list(items), title, delay=2):
+        try:
+            made.append((item, convert(item)))
+        except OccupiedError:
+            raise
+        except InputError as error:
+            problems.append(error)
+    if not made:
+        raise_all(problems[:MOST_PROBLEMS], title)
+    for problem in problems:
+        consequence = f", so case '{problem.case}' is left out" if problem.case is not None else ""
+        left_out.append((Path(problem.file or title), f"{problem.reason}{consequence}"))
+    return made
+
+
 def wrong_layout(folder: str | PathLike[str], reason: str, docstring: str | None) -> InputError:
     """Return the error for a folder of another layout, with the tree below "Layout" in the reader's docstring."""
     tree = (docstring or "").partition("\nLayout")[2].partition("\n")[2]
     return InputError(reason, file=folder, remedy=f"give the folder that holds\n{textwrap.dedent(tree).strip()}")
 
 
-def _occupied(file: Path, case: str | None = None) -> InputError:
+def _occupied(file: Path, case: str | None = None) -> OccupiedError:
     remedy = "choose another --dataset_dir, or remove the file if nobody needs it"
-    return InputError("exists already and holds something else", case=case, file=file, remedy=remedy)
+    return OccupiedError("exists already and holds something else", case=case, file=file, remedy=remedy)

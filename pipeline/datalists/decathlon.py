@@ -21,10 +21,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.datalists.datalist import Case, DataList, assign_folds
-from pipeline.datalists.dataset_folder import DatasetFolder, wrong_layout
-from pipeline.datalists.folders import LeftOut, Listing
+from pipeline.datalists.dataset_folder import DatasetFolder, LeftOut, convert_most, wrong_layout
+from pipeline.datalists.folders import Listing
 from pipeline.errors import InputError
-from pipeline.volumes.reading import suffix_of
+from pipeline.volumes.reading import read_header, suffix_of
 
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs")
 
@@ -55,6 +55,10 @@ def list_decathlon(
         if file.relative_to(top).as_posix() not in named:
             left_out.append((file, "dataset.json does not name it"))
     target = DatasetFolder(top, dataset_dir)
+    entries: list[tuple[str, ...]] = [*training, *((image,) for image in test)]
+    whole = {entry for entry, _ in convert_most(entries, lambda entry: _look(top, entry), f"'{top}'", left_out)}
+    training = [pair for pair in training if pair in whole]
+    test = [image for image in test if (image,) in whole]
     folds = assign_folds([_id(image) for image, _ in training], [None] * len(training), n_folds, seed)
     cases = [
         Case(_id(image), target.use(top / image, image), target.use(top / label, label), fold=folds[_id(image)])
@@ -106,6 +110,12 @@ def _all_there(top: Path, files: tuple[str, ...], left_out: LeftOut) -> bool:
     missing = [top / file for file in files if not (top / file).is_file()]
     left_out += [(file, "dataset.json names it, but it is not there") for file in missing]
     return not missing
+
+
+def _look(top: Path, files: tuple[str, ...]) -> None:
+    """Raise where a header cannot be read; the case is named after the image, which comes first."""
+    for file in files:
+        read_header(top / file, 3, _id(files[0]))
 
 
 def _plain(path: str) -> str:

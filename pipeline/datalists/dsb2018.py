@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import compress
 from os import PathLike
 from pathlib import Path
 from typing import Literal
@@ -25,8 +24,8 @@ from typing import Literal
 import numpy as np
 
 from pipeline.datalists.datalist import Case, DataList, assign_folds
-from pipeline.datalists.dataset_folder import DatasetFolder, convert_all, wrong_layout
-from pipeline.datalists.folders import LeftOut, Listing
+from pipeline.datalists.dataset_folder import DatasetFolder, LeftOut, convert_most, wrong_layout
+from pipeline.datalists.folders import Listing
 from pipeline.datalists.masks import read_mask
 from pipeline.errors import InputError
 from pipeline.volumes.reading import read_header, read_volume
@@ -60,7 +59,8 @@ def list_dsb2018(
 
     Args:
         folder: holds stage1_train, or images and labels.
-        dataset_dir: where merged maps and changed images go, and links to what stays as it is.
+        dataset_dir: where merged maps and changed images go, and links to what stays as it is; unless given,
+            `data/dsb2018` if something is changed, otherwise `folder`.
         channels: "grey" leaves coloured images out, "rgb" repeats a grey value; "rgb" if one is coloured.
         n_folds: number of folds of the training images.
         seed: seed of the folds.
@@ -68,27 +68,28 @@ def list_dsb2018(
     top = Path(folder).resolve()
     left_out: LeftOut = []
     samples = _find_samples(top, left_out)
-    coloured = convert_all(samples, _is_coloured, f"images in '{top}'")
-    chosen = channels or ("rgb" if any(coloured) else "grey")
+    seen = convert_most(samples, _is_coloured, f"images in '{top}'", left_out)
+    chosen = channels or ("rgb" if any(coloured for _, coloured in seen) else "grey")
     if chosen == "grey":
-        left_out += [(sample.image, "is coloured") for sample in compress(samples, coloured)]
-        samples = [sample for sample, colour in zip(samples, coloured, strict=True) if not colour]
-    training = [sample.id for sample in samples if not sample.test]
-    if not training:
+        left_out += [(sample.image, "is coloured") for sample, coloured in seen if coloured]
+    samples = [sample for sample, coloured in seen if chosen == "rgb" or not coloured]
+    if all(sample.test for sample in samples):
         raise wrong_layout(folder, "has no training image that can be used", __doc__)
-    folds = assign_folds(training, [None] * len(training), n_folds, seed)
     width = len(CHANNELS[chosen])
     converts = any(sample.masks or read_header(sample.image, 2).channels != width for sample in samples)
-    target = DatasetFolder(top, dataset_dir, converts)
+    target = DatasetFolder(top, dataset_dir, "dsb2018" if converts else None)
 
-    def convert(sample: Sample) -> Case:
+    def convert(sample: Sample) -> tuple[str, str | None]:
         image, label = _fit_channels(sample, width, target), None
         if sample.masks:
             label = target.write(f"labels/{sample.id}.png", _merge_masks(sample, left_out)[None], sample.id)
         elif sample.label is not None:
             label = target.use(sample.label, f"labels/{sample.label.name}")
-        return Case(sample.id, image, label, fold=folds.get(sample.id), split="test" if sample.test else None)
+        return image, label
 
+    converted = convert_most(samples, convert, f"masks in '{top}'", left_out)
+    training = [sample.id for sample, _ in converted if not sample.test]
+    folds = assign_folds(training, [None] * len(training), n_folds, seed)
     data_list = DataList(
         name="dsb2018",
         description=f"{len(training)} images with numbered nuclei, {'in colour' if chosen == 'rgb' else 'grey'}.",
@@ -99,7 +100,10 @@ def list_dsb2018(
         label_kind="instances",
         classes=("background", "nucleus"),
         channels=CHANNELS[chosen],
-        cases=tuple(convert_all(samples, convert, f"masks in '{top}'")),
+        cases=tuple(
+            Case(sample.id, *files, fold=folds.get(sample.id), split="test" if sample.test else None)
+            for sample, files in converted
+        ),
     )
     return Listing(data_list, target.root, left_out)
 

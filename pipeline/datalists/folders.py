@@ -5,30 +5,28 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
-from tqdm import tqdm
-
 from pipeline.datalists.datalist import Case, DataList, assign_folds
+from pipeline.datalists.dataset_folder import DatasetFolder, LeftOut
+from pipeline.datalists.label_values import check_classes, find_mask_value, name_classes, read_label_values, write_mask
 from pipeline.errors import InputError, raise_all
-from pipeline.volumes.reading import read_header, read_volume, suffix_of
+from pipeline.volumes.reading import files_of, read_header, suffix_of
 
 LABEL_POSTFIXES = ("_segmentation", "_seg", "_mask", "_masks", "_label", "_labels", "_gt")
 CHANNEL = re.compile(r"(.+)_(\d{4})")  # case_0000, case_0001: one file for each channel
-MOST_CLASSES = 32  # a label map with more values than that numbers objects, most likely
-LeftOut = list[tuple[Path, str]]
 
 
 class Listing(NamedTuple):
-    """A data list, the folder its paths are relative to, and the files that are not in it, with the reason."""
+    """A data list, the folder its paths begin in, the files that are not in it, and what was converted."""
 
     data_list: DataList
     dataset_dir: Path
     left_out: LeftOut
+    note: str = ""
 
 
 class Pair(NamedTuple):
@@ -41,6 +39,7 @@ class Pair(NamedTuple):
 def list_folders(
     images_dir: str | PathLike[str],
     labels_dir: str | PathLike[str],
+    dataset_dir: str | PathLike[str] | None = None,
     *,
     name: str = "folders",
     label_kind: Literal["instances", "classes"] = "classes",
@@ -54,13 +53,16 @@ def list_folders(
 
     An image pairs with the label of the same id, or of the id and one of `LABEL_POSTFIXES`; several images
     `id_0000`, `id_0001`, ... pair as channels with the label `id`. Both folders may be the same: labels have a postfix.
+    Where all labels together hold 0 and one value that is no class number, such as 255, they are converted to 0 and 1.
 
     Args:
         images_dir: folder of images.
         labels_dir: folder of labels.
+        dataset_dir: where converted labels go, and links to what stays as it is; unless given, `data/<name>` if labels
+            are converted, otherwise the folder that holds both.
         name: the data set's name.
         label_kind: "classes" where a label value names a class, "instances" where it numbers an object.
-        classes: names of the values 0, 1, ...; by default the labels are read and the values found are named.
+        classes: names of the values 0, 1, ...; by default the values found are named. The labels may hold no others.
         spatial_dims: 2 or 3; by default what the first image is.
         n_folds: number of folds, at least 2; by default 5, or one for each patient where there are fewer.
         seed: seed of the folds.
@@ -75,20 +77,31 @@ def list_folders(
         examples = "; ".join(f"{file.name}: {reason}" for file, reason in left_out[:3]) or "the folders are empty"
         remedy = "give an image and its label the same name, such as 'a.png' and 'a_mask.png'"
         raise InputError(f"no image has a label in '{labels_top}' ({examples})", file=images_top, remedy=remedy)
-    first = next(iter(pairs.values()))
-    dims = spatial_dims or _guess_dims(_files(first)[0])
+    dims = spatial_dims or _guess_dims(_files(next(iter(pairs.values())))[0])
     root = Path(os.path.commonpath([images_top, labels_top]))
+    mask_value = None
+    if label_kind == "instances":
+        classes = classes or ["background", "object"]
+    else:
+        pairs, classes, mask_value = _decide_classes(pairs, dims, classes, left_out)
+    target = DatasetFolder(root, dataset_dir, None if mask_value is None else name)
     groups = _groups(pairs, images_top, group_pattern)
     patients = {(group is None, group or case) for case, group in zip(pairs, groups, strict=True)}
     folds = assign_folds(list(pairs), groups, n_folds or min(5, len(patients)), seed)
 
-    def relative(file: Path) -> str:
-        return file.relative_to(root).as_posix()
+    def use(file: Path) -> str:
+        """The path in the list; the voxels of a MetaImage come along."""
+        first, *_ = [target.use(part, part.relative_to(root).as_posix()) for part in files_of(file, dims)]
+        return first
 
     cases = []
     for (case, pair), group in zip(pairs.items(), groups, strict=True):
-        files = tuple(relative(file) for file in _files(pair))
-        cases.append(Case(case, files[0] if len(files) == 1 else files, relative(pair.label), group, folds[case]))
+        files = tuple(use(file) for file in _files(pair))
+        if mask_value is None:
+            label = use(pair.label)
+        else:
+            label = write_mask(target, pair.label, pair.label.relative_to(root).as_posix(), case, dims)
+        cases.append(Case(case, files[0] if len(files) == 1 else files, label, group, folds[case]))
     data_list = DataList(
         name=name,
         description=f"{len(cases)} cases, paired by name.",
@@ -97,11 +110,14 @@ def list_folders(
         made_by="pipeline.datalists.folders.list_folders",
         spatial_dims=dims,
         label_kind=label_kind,
-        classes=tuple(classes or _find_classes(pairs, dims, label_kind)),
-        channels=_name_channels(first, dims),
+        classes=tuple(classes),
+        channels=_name_channels(next(iter(pairs.values())), dims),
         cases=tuple(cases),
     )
-    return Listing(data_list, root, left_out)
+    note = (
+        f"the labels hold 0 and {mask_value}: converted to 0 and 1 in {target.root}" if mask_value is not None else ""
+    )
+    return Listing(data_list, target.root, left_out, note)
 
 
 def _folder(folder: str | PathLike[str]) -> Path:
@@ -213,6 +229,23 @@ def _groups(pairs: Mapping[str, Pair], top: Path, pattern: str | None) -> list[s
     return groups
 
 
+def _decide_classes(
+    pairs: Mapping[str, Pair], spatial_dims: int, classes: Sequence[str] | None, left_out: LeftOut
+) -> tuple[dict[str, Pair], Sequence[str], int | None]:
+    """The pairs whose label can be read, the classes, and v if the labels are masks of 0 and v."""
+    labels = {case: pair.label for case, pair in pairs.items()}
+    values = read_label_values(labels, spatial_dims, left_out)
+    together = set().union(*values.values())
+    mask_value = find_mask_value(together, len(classes) if classes else None)
+    if mask_value is not None:
+        classes = classes or ["background", "class_1"]
+    elif classes:
+        check_classes(values, labels, classes)
+    else:
+        classes = name_classes(together)
+    return {case: pairs[case] for case in values}, classes, mask_value
+
+
 def _guess_dims(image: Path) -> int:
     try:
         return len(read_header(image, 2).shape)
@@ -225,30 +258,3 @@ def _name_channels(pair: Pair, spatial_dims: int) -> tuple[str, ...]:
         return tuple(f"channel_{number}" for number in sorted(pair.images))
     count = read_header(_files(pair)[0], spatial_dims).channels
     return {1: ("intensity",), 3: ("red", "green", "blue")}.get(count, tuple(f"channel_{n}" for n in range(count)))
-
-
-def _find_classes(pairs: Mapping[str, Pair], spatial_dims: int, label_kind: str) -> list[str]:
-    if label_kind == "instances":
-        return ["background", "object"]
-    values = _label_values(pairs.items(), spatial_dims)
-    if values == [0]:
-        raise InputError("every label is empty", remedy="check the labels, or name the classes yourself")
-    if values != list(range(len(values))) or len(values) > MOST_CLASSES:
-        shown = f"{values[:8]}"[:-1] + (", ...]" if len(values) > 8 else "]")
-        raise InputError(
-            f"the {len(values)} label values {shown} are not the numbers 0, 1, ... of at most {MOST_CLASSES} classes",
-            remedy="renumber the labels, name the classes yourself, or say that the labels number instances",
-        )
-    return ["background", *(f"class_{value}" for value in values[1:])]
-
-
-def _label_values(pairs: Iterable[tuple[str, Pair]], spatial_dims: int) -> list[int]:
-    values: set[int] = set()
-    problems = []
-    for case, pair in tqdm(list(pairs), "reading labels", delay=2):
-        try:
-            values |= set(np.unique(read_volume(pair.label, spatial_dims, case=case, kind="label").array).tolist())
-        except InputError as error:
-            problems.append(error)
-    raise_all(problems, "labels")
-    return sorted(values)

@@ -25,11 +25,11 @@ from os import PathLike
 from pathlib import Path
 
 from pipeline.datalists.datalist import Case, DataList
-from pipeline.datalists.dataset_folder import DatasetFolder, convert_all, wrong_layout
-from pipeline.datalists.folders import LeftOut, Listing
+from pipeline.datalists.dataset_folder import DatasetFolder, LeftOut, convert_all, convert_most, wrong_layout
+from pipeline.datalists.folders import Listing
 from pipeline.datalists.masks import read_mask
 from pipeline.errors import InputError
-from pipeline.volumes.reading import SUFFIXES, read_volume
+from pipeline.volumes.reading import SUFFIXES, read_header, read_volume
 
 
 def list_isbi2012(
@@ -39,17 +39,18 @@ def list_isbi2012(
 
     Args:
         folder: the stacks, or the folders images and labels.
-        dataset_dir: where slices and label maps go; pictures that can stay as they are become links.
+        dataset_dir: where slices and label maps go; pictures that can stay as they are become links. Unless given,
+            `data/isbi2012`.
         n_folds: number of blocks, at least 2.
     """
     top = Path(folder).resolve()
     left_out: LeftOut = []
     if (top / "train-volume.tif").is_file() and (top / "train-labels.tif").is_file():
-        target = DatasetFolder(top, dataset_dir, converts=True)
+        target = DatasetFolder(top, dataset_dir, converted="isbi2012")
         slices = _split_stack(top, "train", target)
         test = _split_stack(top, "test", target) if (top / "test-volume.tif").is_file() else []
     elif (top / "images").is_dir() and (top / "labels").is_dir():
-        target = DatasetFolder(top, dataset_dir, converts=True)
+        target = DatasetFolder(top, dataset_dir, converted="isbi2012")
         slices, test = _link_pictures(top, target, left_out), []
     else:
         reason = "has neither train-volume.tif and train-labels.tif nor the folders images and labels"
@@ -103,11 +104,13 @@ def _link_pictures(top: Path, target: DatasetFolder, left_out: LeftOut) -> list[
 
     def convert(number: int) -> Slice:
         image, label = images[number], labels[number]
+        read_header(image, 2, image.stem)
         mask = read_mask(label, case=image.stem)
         written = target.write(f"labels/{image.stem}.png", mask[None].astype("u1"), image.stem)
         return image.stem, target.use(image, f"images/{image.name}"), written
 
-    return convert_all(sorted(images.keys() & labels.keys()), convert, f"labels in '{top}'")
+    numbers = sorted(images.keys() & labels.keys())
+    return [made for _, made in convert_most(numbers, convert, f"labels in '{top}'", left_out)]
 
 
 def _number_files(files: Iterable[Path], left_out: LeftOut) -> dict[int, Path]:

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.datalists.datalist import SPLITS, Case, DataList, assign_folds
-from pipeline.datalists.dataset_folder import DatasetFolder, convert_all, wrong_layout
-from pipeline.datalists.folders import LeftOut, Listing
+from pipeline.datalists.dataset_folder import DatasetFolder, LeftOut, convert_most, wrong_layout
+from pipeline.datalists.folders import Listing
 from pipeline.datalists.masks import read_mask
+from pipeline.volumes.reading import read_header
 
 
 class Challenge(NamedTuple):
@@ -77,7 +78,7 @@ def list_isic(
 
     Args:
         folder: holds the unpacked archives of one year.
-        dataset_dir: where the label maps go, and links to the images.
+        dataset_dir: where the label maps go, and links to the images; `data/isic2017` or `data/isic2018` unless given.
         n_folds: deal the training and validation images into folds instead; 5 unless given where no validation image
             has a mask.
         seed: seed of the folds.
@@ -89,24 +90,28 @@ def list_isic(
         raise wrong_layout(folder, reason, __doc__)
     challenge, left_out = CHALLENGES[years[0]], LeftOut()
     found = [photo for split in SPLITS for photo in _find_photographs(top, challenge, split, left_out)]
-    open_ids = [photo.image.stem for photo in found if photo.split != "test"]
     if not any(photo.split == "training" for photo in found):
         raise wrong_layout(folder, "has no training image with a mask", __doc__)
-    target = DatasetFolder(top, dataset_dir, converts=True)
-    folds: dict[str, int] = {}
-    if n_folds is not None or not any(photo.split == "validation" for photo in found):
-        folds = assign_folds(open_ids, [None] * len(open_ids), n_folds or 5, seed)
+    target = DatasetFolder(top, dataset_dir, converted=years[0])
 
-    def convert(photo: Photograph) -> Case:
+    def convert(photo: Photograph) -> tuple[str, str | None]:
         name, label = photo.image.stem, None
+        read_header(photo.image, 2, name)
         if photo.mask is not None:
             label = target.write(f"labels/{name}.png", read_mask(photo.mask, case=name)[None].astype("u1"), name)
-        image = target.use(photo.image, f"images/{name}.jpg")
-        return Case(name, image, label, fold=folds.get(name), split=None if name in folds else photo.split)
+        return target.use(photo.image, f"images/{name}.jpg"), label
 
+    converted = {photo: files for photo, files in convert_most(found, convert, f"masks in '{top}'", left_out)}
+    open_ids = [photo.image.stem for photo in converted if photo.split != "test"]
+    folds: dict[str, int] = {}
+    if n_folds is not None or not any(photo.split == "validation" for photo in converted):
+        folds = assign_folds(open_ids, [None] * len(open_ids), n_folds or 5, seed)
+    places = {
+        photo: (folds.get(photo.image.stem), None if photo.image.stem in folds else photo.split) for photo in converted
+    }
     data_list = DataList(
         name=years[0],
-        description=f"{len(found)} photographs of skin lesions through a dermatoscope.",
+        description=f"{len(converted)} photographs of skin lesions through a dermatoscope.",
         licence=challenge.licence,
         source=challenge.source,
         made_by=f"pipeline.datalists.isic.list_isic, {n_folds=}, {seed=}",
@@ -114,7 +119,7 @@ def list_isic(
         label_kind="classes",
         classes=("skin", "lesion"),
         channels=("red", "green", "blue"),
-        cases=tuple(convert_all(found, convert, f"masks in '{top}'")),
+        cases=tuple(Case(photo.image.stem, *files, None, *places[photo]) for photo, files in converted.items()),
     )
     return Listing(data_list, target.root, left_out)
 

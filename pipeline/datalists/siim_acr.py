@@ -24,8 +24,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from pipeline.datalists.datalist import Case, DataList, assign_folds
-from pipeline.datalists.dataset_folder import DatasetFolder, convert_all, wrong_layout
-from pipeline.datalists.folders import LeftOut, Listing
+from pipeline.datalists.dataset_folder import DatasetFolder, LeftOut, convert_most, wrong_layout
+from pipeline.datalists.folders import Listing
 from pipeline.errors import InputError
 from pipeline.volumes.header import RESTORE
 
@@ -40,7 +40,7 @@ def list_siim_acr(
 
     Args:
         folder: holds the table and, at any depth, the DICOM files.
-        dataset_dir: where pictures and label maps go.
+        dataset_dir: where pictures and label maps go; `data/siim_acr` unless given.
         n_folds: number of folds; radiographs of one patient stay together.
         seed: seed of the folds.
     """
@@ -59,18 +59,19 @@ def list_siim_acr(
     names = [name for name in files if name in runs]
     if not names:
         raise wrong_layout(folder, "has no .dcm file that the table names", __doc__)
-    target = DatasetFolder(top, dataset_dir, converts=True)
+    target = DatasetFolder(top, dataset_dir, converted="siim_acr")
 
     def convert(name: str) -> tuple[str, str, str | None]:
         pixels, patient = _read_radiograph(files[name], name)
         mask = np.zeros(pixels.shape, np.uint8)
         for text in runs[name]:
-            mask |= decode_runs(text, pixels.shape, name)
+            mask |= decode_runs(text, pixels.shape, name, table)
         image = target.write(f"images/{name}.png", pixels[None], name)
         return image, target.write(f"labels/{name}.png", mask[None], name), patient
 
-    converted = convert_all(names, convert, f"radiographs in '{top}'")
-    folds = assign_folds(names, [patient for _, _, patient in converted], n_folds, seed)
+    converted = dict(convert_most(names, convert, f"radiographs in '{top}'", left_out))
+    names = list(converted)
+    folds = assign_folds(names, [patient for _, _, patient in converted.values()], n_folds, seed)
     marked = sum(bool(runs[name]) for name in names)
     data_list = DataList(
         name="siim_acr",
@@ -82,12 +83,12 @@ def list_siim_acr(
         label_kind="classes",
         classes=("background", "pneumothorax"),
         channels=("x-ray",),
-        cases=tuple(Case(name, *entry, fold=folds[name]) for name, entry in zip(names, converted, strict=True)),
+        cases=tuple(Case(name, *entry, fold=folds[name]) for name, entry in converted.items()),
     )
     return Listing(data_list, target.root, left_out)
 
 
-def decode_runs(text: str, shape: tuple[int, ...], case: str | None = None) -> np.ndarray:
+def decode_runs(text: str, shape: tuple[int, ...], case: str | None = None, table: Path | None = None) -> np.ndarray:
     """Decode EncodedPixels into booleans of shape (rows, columns).
 
     "4 2 3 1" marks the pixels 4, 5 and 9: 6 is the first after the run, 3 are skipped. In 3 rows they are
@@ -103,6 +104,7 @@ def decode_runs(text: str, shape: tuple[int, ...], case: str | None = None) -> n
         raise InputError(
             f"EncodedPixels '{text[:40]}' are no pairs of numbers within {rows} x {columns} pixels",
             case=case,
+            file=table,
             remedy="fetch the table again from its source",
         )
     flat = np.zeros(rows * columns, bool)
@@ -127,7 +129,7 @@ def _read_table(table: Path) -> dict[str, list[str]]:
 
 
 def _read_radiograph(file: Path, case: str) -> tuple[np.ndarray, str | None]:
-    """Pixels, (rows, columns) in 8 or 16 bit, and the patient."""
+    """Pixels, (rows, columns) in 8 or 16 bit with black as 0, and the patient."""
     try:
         image = sitk.ReadImage(str(file), imageIO="GDCMImageIO")
     except RuntimeError as error:
@@ -135,12 +137,13 @@ def _read_radiograph(file: Path, case: str) -> tuple[np.ndarray, str | None]:
         raise InputError(f"cannot be read ({last})", case=case, file=file, remedy=RESTORE) from error
     tags = {key: image.GetMetaData(key).strip() for key in (PATIENT, COLOURS) if image.HasMetaDataKey(key)}
     pixels = sitk.GetArrayFromImage(image)
-    if tags.get(COLOURS, "MONOCHROME2") != "MONOCHROME2" or pixels.ndim != 3 or len(pixels) != 1:
-        reason = f"is no single greyscale picture with black as 0: {tags.get(COLOURS)}, shape {pixels.shape}"
+    colours, stored = tags.get(COLOURS, "MONOCHROME2"), pixels.dtype
+    # MONOCHROME1 stores white as 0, as on film: air would be bright here and dark in all others. GDCM has inverted it
+    # already, from the end of the stored range: 0 of 12 bits is 4095. Inverting again here would undo that.
+    if colours not in ("MONOCHROME1", "MONOCHROME2") or pixels.ndim != 3 or len(pixels) != 1:
+        reason = f"is no single greyscale picture: {colours}, shape {pixels.shape}"
         raise InputError(reason, case=case, file=file, remedy="convert it, or remove its row from the table")
-    if pixels.dtype != np.uint8:
-        if pixels.min() < 0 or pixels.max() > 65535 or pixels.dtype.kind == "f":
-            reason = f"has {pixels.dtype} values from {pixels.min()} to {pixels.max()}"
-            raise InputError(reason, case=case, file=file, remedy="convert it to whole numbers from 0 to 65535")
-        pixels = pixels.astype(np.uint16)
-    return pixels[0], tags.get(PATIENT) or None
+    if stored.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
+        reason = f"has {stored} values from {pixels.min()} to {pixels.max()}"
+        raise InputError(reason, case=case, file=file, remedy="convert it to whole numbers from 0 to 65535")
+    return pixels[0].astype(np.uint8 if stored == np.uint8 else np.uint16), tags.get(PATIENT) or None

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.datalists.datalist import SPLITS, Case, DataList
-from pipeline.datalists.dataset_folder import convert_all
-from pipeline.datalists.folders import LeftOut, Listing
+from pipeline.datalists.dataset_folder import LeftOut, convert_all
+from pipeline.datalists.folders import Listing
 from pipeline.volumes.reading import read_header
 
 MOST_REASONS = 10

@@ -84,14 +84,24 @@ def test_a_name_in_two_splits_is_refused(top, tmp_path):
     assert "test.txt': is in training.txt, too" in message
 
 
-def test_damaged_masks_are_all_named(top, tmp_path):
-    for name in NAMES[:2]:
-        file = top / "masks" / f"{name}.png"
-        file.write_bytes(file.read_bytes()[:60])
-    (top / "masks" / f"{NAMES[2]}.png").write_bytes(b"nothing")
+def test_damaged_files_are_left_out_and_all_named_if_nothing_is_left(top, tmp_path):
+    file = top / "masks" / f"{NAMES[0]}.png"
+    file.write_bytes(file.read_bytes()[:60])
+    (top / "images" / f"{NAMES[1]}.tif").write_bytes(b"nothing")
+    listing = list_bbbc039(top, tmp_path / "data", n_folds=2)
+    assert list(places(listing)) == NAMES[2:]
+    assert listing.data_list.description.startswith("4 fields")
+    (first, first_reason), (second, second_reason) = reasons(listing)
+    assert (first, second) == (f"{NAMES[0]}.png", f"{NAMES[1]}.tif")
+    for name, reason in zip(NAMES, (first_reason, second_reason), strict=False):
+        assert "cannot be read" in reason
+        assert reason.endswith(f", so case '{name}' is left out")
+    check(listing, tmp_path)
+    for name in NAMES:
+        (top / "masks" / f"{name}.png").write_bytes(b"nothing")
     message = refusal(list_bbbc039, top, tmp_path / "data")
-    assert "3 problems" in message
-    assert message.count("cannot be read") == 3
+    assert "6 problems" in message
+    assert message.count("cannot be read") == 6
 
 
 def test_another_folder_is_refused_with_the_tree(top, tmp_path):
@@ -104,5 +114,8 @@ def test_another_folder_is_refused_with_the_tree(top, tmp_path):
     assert "has no image with a mask and a split" in refusal(list_bbbc039, top, tmp_path / "data")
 
 
-def test_a_folder_for_the_maps_is_needed(top):
-    assert "--dataset_dir" in refusal(list_bbbc039, top)
+def test_maps_go_below_data_unless_another_folder_is_named(top, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listing = list_bbbc039(top)
+    assert listing.dataset_dir == tmp_path.resolve() / "data" / "bbbc039"
+    check(listing, tmp_path)

@@ -1,5 +1,7 @@
 """Annotated frames become cases, sequences are groups, and what has no whole segmentation is left out."""
 
+import re
+
 import numpy as np
 import pytest
 from layout_files import check, drawn, noise, reasons, refusal, stamps, tif
@@ -55,15 +57,32 @@ def test_silver_truth(top, tmp_path):
     assert "5 frames with silver truth" in listing.data_list.description
 
 
-def test_frames_with_tracked_cells_that_have_no_mask_are_counted(top):
+def test_frames_with_tracked_cells_that_have_no_mask_are_dropped_or_counted(top):
     lonely = drawn("300000", "000000", "000000", "400000").astype(np.uint16)  # 3 lies on a mask, 4 on none
     tif(top / "01_GT" / "TRA" / "man_track003.tif", lonely)
     (top / "02_GT" / "TRA" / "man_track000.tif").unlink()
-    assert list_cell_tracking(top).data_list.description == (
+    kept = list_cell_tracking(top, partial="keep")
+    assert kept.data_list.description == (
         "3 frames with gold truth of 2 sequences; in 1 of them, tracked cells without a mask count as background."
     )
+    dropped = list_cell_tracking(top)
+    assert [case.id for case in dropped.data_list.cases] == ["01_t001", "02_t000"]
+    assert dropped.data_list.description == "2 frames with gold truth of 2 sequences."
+    assert ("t003.tif", "tracked cells have no mask (--partial keep lists the frame)") in reasons(dropped)
+    assert len(dropped.left_out) == len(kept.left_out) + 1
     tif(top / "01_GT" / "TRA" / "man_track003.tif", lonely[:2])
-    assert "shape (4, 6) differs from (2, 6)" in refusal(list_cell_tracking, top)
+    strange = "shape (4, 6) differs from (2, 6) of '', so case '01_t003' is left out"
+    assert strange in [re.sub(r"of '[^']*'", "of ''", reason) for _, reason in reasons(list_cell_tracking(top))]
+
+
+def test_where_every_frame_is_partial_the_error_says_how_to_keep_them(top):
+    lonely = drawn("300000", "000000", "000000", "400000").astype(np.uint16)
+    for file in top.glob("*_GT/TRA/man_track*.tif"):
+        tif(file, lonely)
+    message = refusal(list_cell_tracking, top)
+    assert "has no frame whose tracked cells all have a mask, in 3 frames" in message
+    assert "--partial keep" in message
+    assert len(list_cell_tracking(top, partial="keep").data_list.cases) == 3
 
 
 def test_volumes_and_single_slices_of_them(tmp_path):
@@ -83,7 +102,15 @@ def test_volumes_and_single_slices_of_them(tmp_path):
     assert check(listing, tmp_path).cases == 2
     for sequence in ("01", "02"):
         (folder / f"{sequence}_GT" / "SEG" / "man_seg000.tif").unlink()
-    assert "man_seg_001_002.tif: only a slice of the volume is segmented" in refusal(list_cell_tracking, folder)
+    message = refusal(list_cell_tracking, folder)
+    assert "man_seg_001_002.tif: only a slice of the volume is segmented" in message
+    assert "--truth silver" not in message
+    for sequence in ("01", "02"):
+        tif(folder / f"{sequence}_ST" / "SEG" / "man_seg001.tif", np.stack([CELLS] * 3))
+    message = refusal(list_cell_tracking, folder)
+    assert "man_seg_001_002.tif: only a slice of the volume is segmented" in message
+    assert "--truth silver" in message
+    assert [case.id for case in list_cell_tracking(folder, truth="silver").data_list.cases] == ["01_t001", "02_t001"]
 
 
 def test_a_segmentation_without_a_frame_is_left_out(top):

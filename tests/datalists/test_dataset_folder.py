@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from layout_files import noise, pixels, png, stamps
 
-from pipeline.datalists.dataset_folder import MOST_PROBLEMS, DatasetFolder, convert_all, wrong_layout
+from pipeline.datalists.dataset_folder import MOST_PROBLEMS, DatasetFolder, convert_all, convert_most, wrong_layout
 from pipeline.errors import InputError
 
 PIXELS = noise(0, 4, 5)
@@ -84,10 +84,14 @@ def test_an_array_is_written_once(tmp_path, name, dtype):
         target.write(name, (array.astype("u2" if dtype == "u1" else "u1"))[None])
 
 
-def test_a_layout_that_is_converted_needs_a_folder(tmp_path):
-    with pytest.raises(InputError, match=r"has to be converted first.*--dataset_dir data/my_set"):
-        DatasetFolder(tmp_path, converts=True)
-    assert DatasetFolder(tmp_path, tmp_path / "x", converts=True).root == tmp_path.resolve() / "x"
+def test_converted_files_go_below_data_in_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path.resolve()
+    assert DatasetFolder("download", converted="toy").root == here / "data" / "toy"
+    assert DatasetFolder("data/toy", converted="toy").root == here / "data" / "toy_converted"
+    assert DatasetFolder("download").root == here / "download"
+    assert DatasetFolder("download", "x", converted="toy").root == here / "x"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_all_problems_are_raised_at_once_up_to_a_number():
@@ -106,6 +110,28 @@ def test_all_problems_are_raised_at_once_up_to_a_number():
     with pytest.raises(InputError, match=f"{MOST_PROBLEMS} problems"):
         convert_all(range(1000), halve, "numbers")
     assert len(tried) == 2 * MOST_PROBLEMS
+
+
+def test_what_cannot_be_converted_is_left_out(tmp_path):
+    def halve(number):
+        if number % 2:
+            raise InputError("is odd", case=str(number), file=f"{number}.png")
+        return number // 2
+
+    left_out = []
+    assert convert_most([0, 1, 4], halve, "numbers", left_out) == [(0, 0), (4, 2)]
+    assert left_out == [(Path("1.png"), "is odd, so case '1' is left out")]
+    assert convert_most([], halve, "numbers", left_out) == []
+    with pytest.raises(InputError, match=r"numbers: 2 problems\n.*case '1', file '1.png': is odd\n.*case '3'"):
+        convert_most([1, 3], halve, "numbers", left_out)
+    assert len(left_out) == 1
+
+
+def test_a_file_in_the_way_is_no_reason_to_leave_a_case_out(tmp_path):
+    target = DatasetFolder(tmp_path, tmp_path / "data")
+    png(tmp_path / "data" / "a.png", PIXELS[:2])
+    with pytest.raises(InputError, match="exists already and holds something else"):
+        convert_most("ba", lambda name: target.write(f"{name}.png", PIXELS[None], name), "pictures", [])
 
 
 def test_an_error_shows_the_tree_of_the_docstring():

@@ -86,6 +86,16 @@ def test_volumes_are_linked_into_another_folder(top, tmp_path):
     assert (tmp_path / "data" / "labelsTr" / "toy_0.nii.gz").samefile(top / "labelsTr" / "toy_0.nii.gz")
 
 
+def test_a_damaged_volume_leaves_its_case_out(top):
+    (top / "labelsTr" / "toy_1.nii.gz").write_bytes(b"nothing")
+    listing = list_decathlon(top, n_folds=3)
+    assert "toy_1" not in places(listing)
+    assert len(places(listing)) == len(list(top.glob("images*/toy_*"))) - 1
+    ((name, reason),) = reasons(listing)
+    assert name == "toy_1.nii.gz"
+    assert reason.endswith(", so case 'toy_1' is left out")
+
+
 def test_labels_with_gaps_are_refused(top):
     describe_task(top, labels={"0": "background", "2": "right"})
     assert "labels has the numbers 0, 2, not 0 to 1" in refusal(list_decathlon, top)

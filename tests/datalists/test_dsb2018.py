@@ -102,11 +102,28 @@ def test_samples_without_an_image_or_masks_are_left_out(bowl, tmp_path):
 
 
 def test_masks_of_another_size_are_all_named(bowl, tmp_path):
-    for name in "wx":
+    for name in "wxyz":
         png(bowl / "stage1_train" / name / "masks" / "b.png", SECOND[:, :4] * 255)
+    (bowl / "stage1_test" / "t" / "images" / "t.png").unlink()
     message = refusal(list_dsb2018, bowl, tmp_path / "data", n_folds=2)
-    assert "2 problems" in message
-    assert message.count("shape (3, 4) differs from (3, 5) of the image") == 2
+    assert "4 problems" in message
+    assert message.count("shape (3, 4) differs from (3, 5) of the image") == 4
+
+
+def test_a_sample_that_cannot_be_used_is_left_out(bowl, tmp_path):
+    png(bowl / "stage1_train" / "w" / "masks" / "b.png", SECOND[:, :4] * 255)
+    see_through = rgba(*[noise(1, 3, 5)] * 3)
+    see_through[0, 0, 3] = 0
+    png(bowl / "stage1_train" / "x" / "images" / "x.png", see_through)
+    listing = list_dsb2018(bowl, tmp_path / "data", n_folds=2)
+    assert sorted(places(listing).items()) == [("t", "test"), *zip("yz", places(listing).values(), strict=False)]
+    assert {places(listing)[name] for name in "yz"} == {"fold 0", "fold 1"}
+    assert listing.data_list.description.startswith("2 images")
+    (mask, differs), (image, alpha) = reasons(listing)
+    assert (mask, image) == ("b.png", "x.png")
+    assert differs == "shape (3, 4) differs from (3, 5) of the image, so case 'w' is left out"
+    assert alpha.endswith(", so case 'x' is left out")
+    check(listing, tmp_path)
 
 
 @pytest.fixture
@@ -131,15 +148,20 @@ def test_merged_masks_are_used_as_they_are(flat, tmp_path):
     check(listing, tmp_path)
 
 
-def test_changed_images_need_a_folder(flat, tmp_path):
-    assert "--dataset_dir" in refusal(list_dsb2018, flat, channels="rgb", n_folds=2)
+def test_changed_images_go_below_data_unless_another_folder_is_named(flat, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    default = list_dsb2018(flat, channels="rgb", n_folds=2)
+    assert default.dataset_dir == tmp_path.resolve() / "data" / "dsb2018"
+    assert np.array_equal(images(default)["y"], np.dstack([noise(2, 3, 5)] * 3))
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
     listing = list_dsb2018(flat, tmp_path / "data", channels="rgb", n_folds=2)
     assert np.array_equal(images(listing)["y"], np.dstack([noise(2, 3, 5)] * 3))
     assert (listing.dataset_dir / "labels" / "y.png").samefile(flat / "labels" / "y.png")
 
 
-def test_masks_need_a_folder(bowl):
-    assert "--dataset_dir" in refusal(list_dsb2018, bowl, n_folds=2)
+def test_merged_masks_go_below_data_unless_another_folder_is_named(bowl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert list_dsb2018(bowl, n_folds=2).dataset_dir == tmp_path.resolve() / "data" / "dsb2018"
 
 
 def test_another_folder_is_refused_with_the_tree(tmp_path):

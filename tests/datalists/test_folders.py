@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import SimpleITK
 import tifffile
+from layout_files import stamps
 from PIL import Image
 
+from pipeline.datalists.check import check_cases
 from pipeline.datalists.datalist import load_data_list, save_data_list
 from pipeline.datalists.folders import list_folders
 from pipeline.errors import InputError
@@ -224,13 +226,75 @@ def test_values_that_are_no_class_numbers_are_refused(folders):
     assert "every label is empty" in message(folders)
 
 
-def test_damaged_labels_are_all_named(folders):
+@pytest.mark.parametrize("classes", [None, ["background", "cell"]])
+def test_masks_of_0_and_255_become_0_and_1(folders, tmp_path, monkeypatch, classes):
+    for name in "abcd":
+        png(folders / "labels" / f"{name}.png", MASK * 255)
+    png(folders / "labels" / "e.png", MASK * 0)
+    monkeypatch.chdir(tmp_path)
+    before = stamps(folders)
+    result = listing(folders, name="mine", classes=classes)
+    root = folders.resolve() / "data" / "mine"
+    assert result.dataset_dir == root
+    assert result.note == f"the labels hold 0 and 255: converted to 0 and 1 in {root}"
+    assert result.data_list.classes == tuple(classes or ("background", "class_1"))
+    assert [case.label for case in result.data_list.cases] == [f"labels/{name}.png" for name in "abcde"]
+    for name in "abcde":
+        assert np.array_equal(np.asarray(Image.open(root / "labels" / f"{name}.png")), MASK * (name != "e"))
+        assert (root / "images" / f"{name}.png").samefile(folders / "images" / f"{name}.png")
+    assert {file: stamp for file, stamp in stamps(folders).items() if root not in file.parents} == before
+    assert listing(folders, name="mine", classes=classes) == result
+
+
+def test_nothing_is_converted_that_need_not_be(folders, tmp_path):
+    linked = listing(folders, dataset_dir=tmp_path / "elsewhere")
+    assert linked.data_list == listing(folders).data_list
+    assert linked.note == ""
+    for name in "abcde":
+        assert (tmp_path / "elsewhere" / "labels" / f"{name}.png").samefile(folders / "labels" / f"{name}.png")
+        png(folders / "labels" / f"{name}.png", MASK * 255)
+    numbered = listing(folders, label_kind="instances")
+    assert (numbered.note, numbered.dataset_dir) == ("", folders.resolve())
+
+
+def test_named_classes_that_contradict_the_labels_are_refused(folders):
+    png(folders / "labels" / "c.png", MASK * 255)
+    text = message(folders, classes=["background", "cell"])
+    assert "case 'c'" in text
+    assert "label values 255 are not among the classes 0..1 (background, cell)" in text
+
+
+def test_masks_are_not_written_over_the_users_own(folders):
+    for name in "abcde":
+        png(folders / "labels" / f"{name}.png", MASK * 255)
+    before = stamps(folders)
+    assert "choose another --dataset_dir" in message(folders, dataset_dir=folders)
+    assert stamps(folders) == before
+
+
+def test_voxels_of_a_metaimage_come_along(tmp_path):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        for name in ("a", "b"):
+            volume = SimpleITK.GetImageFromArray(np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 2)
+            SimpleITK.WriteImage(volume, tmp_path / folder / f"{name}.mhd")
+    result = listing(tmp_path, n_folds=2, dataset_dir=tmp_path / "data")
+    assert check_cases(result.data_list, result.dataset_dir).labelled == 2
+
+
+def test_damaged_labels_are_left_out_and_all_named_if_nothing_is_left(folders):
     for name in "ab":
         (folders / "labels" / f"{name}.png").write_bytes(b"no image")
+    result = listing(folders)
+    assert [case.id for case in result.data_list.cases] == ["c", "d", "e"]
+    assert {case.fold for case in result.data_list.cases} == {0, 1, 2}
+    assert reasons(result).keys() == {"a.png", "b.png"}
+    for name in "cde":
+        (folders / "labels" / f"{name}.png").write_bytes(b"no image")
     text = message(folders)
-    assert "2 problems" in text
+    assert "5 problems" in text
     assert "case 'a'" in text
-    assert "case 'b'" in text
+    assert "case 'e'" in text
 
 
 @pytest.mark.parametrize(
@@ -251,7 +315,7 @@ def test_dimensions_and_channels_are_those_of_the_first_image(tmp_path, array, s
         (tmp_path / folder).mkdir()
         for name in ("a", "b"):
             write(tmp_path / folder / f"{name}.{suffix}", array)
-    listed = listing(tmp_path, n_folds=2, classes=["background", "x"]).data_list
+    listed = listing(tmp_path, n_folds=2, label_kind="instances").data_list
     assert listed.spatial_dims == dims
     assert listed.channels == channels
 

@@ -112,5 +112,29 @@ def test_another_folder_is_refused_with_the_tree(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_folder_for_the_slices_is_needed(stacks, pictures):
-    assert "--dataset_dir" in refusal(list_isbi2012, stacks)
+def test_slices_go_below_data_unless_another_folder_is_named(stacks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert list_isbi2012(stacks).dataset_dir == tmp_path.resolve() / "data" / "isbi2012"
+
+
+def test_a_download_in_the_default_place_is_not_written_into(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    pictures.rename(tmp_path / "data" / "isbi2012")
+    before = stamps(tmp_path / "data" / "isbi2012")
+    listing = list_isbi2012("data/isbi2012")
+    assert listing.dataset_dir == tmp_path.resolve() / "data" / "isbi2012_converted"
+    assert stamps(tmp_path / "data" / "isbi2012") == before
+    check(listing, tmp_path)
+
+
+def test_a_slice_that_cannot_be_used_is_left_out(pictures, tmp_path):
+    png(pictures / "labels" / "007.png", VOLUME[0])
+    (pictures / "images" / "slice_9.png").write_bytes(b"nothing")
+    listing = list_isbi2012(pictures, tmp_path / "data", n_folds=5)
+    assert places(listing) == {f"slice_{n}": f"fold {fold}" for fold, n in enumerate((5, 6, 8, 10, 11))}
+    assert [name for name, _ in reasons(listing)] == ["007.png", "slice_9.png"]
+    assert all(
+        f", so case '{name}' is left out" in reason
+        for name, (_, reason) in zip(("slice_7", "slice_9"), reasons(listing), strict=True)
+    )

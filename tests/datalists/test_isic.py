@@ -81,14 +81,36 @@ def test_what_has_no_partner_is_left_out(top, tmp_path):
     ]
 
 
-def test_masks_with_other_values_are_all_named(top, tmp_path):
-    for number in (0, 5):
-        part = "Training" if number == 0 else "Validation"
+def smooth(top, numbers):
+    """Give masks a third value."""
+    for number in numbers:
+        part = "Training" if number < 4 else "Validation" if number < 6 else "Test"
         file = top / YEARS["isic2018"][1].format(part) / f"ISIC_000000{number}_segmentation.png"
         png(file, LESION * 100 + drawn("200000", "000000", "000000", "000000"))
+
+
+def test_a_mask_with_smooth_edges_is_left_out(top, tmp_path):
+    smooth(top, [0])
+    listing = list_isic(top, tmp_path / "data")
+    assert [case.id for case in listing.data_list.cases] == [f"ISIC_000000{number}" for number in range(1, 8)]
+    assert listing.data_list.description.startswith("7 photographs")
+    reason = "is no mask, which has the value 0 and one other: it has 0, 2, 100, so case 'ISIC_0000000' is left out"
+    assert reasons(listing) == [("ISIC_0000000_segmentation.png", reason)]
+    check(listing, tmp_path)
+
+
+def test_a_damaged_image_is_left_out(top, tmp_path):
+    (top / YEARS["isic2018"][0].format("Validation") / "ISIC_0000005.jpg").write_bytes(b"nothing")
+    listing = list_isic(top, tmp_path / "data", n_folds=5)
+    assert sorted(places(listing).values()) == [*(f"fold {fold}" for fold in range(5)), "test", "test"]
+    assert [name for name, _ in reasons(listing)] == ["ISIC_0000005.jpg"]
+
+
+def test_where_no_mask_can_be_used_all_are_named(top, tmp_path):
+    smooth(top, range(8))
     message = refusal(list_isic, top, tmp_path / "data")
-    assert "2 problems" in message
-    assert message.count("it has 0, 2, 100") == 2
+    assert "8 problems" in message
+    assert message.count("it has 0, 2, 100") == 8
 
 
 def test_another_folder_is_refused_with_the_tree(top, tmp_path):
@@ -104,5 +126,6 @@ def test_training_images_without_any_mask_are_refused(top, tmp_path):
     assert "has no training image with a mask" in refusal(list_isic, top, tmp_path / "data")
 
 
-def test_a_folder_for_the_maps_is_needed(top):
-    assert "--dataset_dir" in refusal(list_isic, top)
+def test_maps_go_below_data_unless_another_folder_is_named(top, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert list_isic(top).dataset_dir == tmp_path.resolve() / "data" / "isic2018"

@@ -48,7 +48,7 @@ def test_options_reach_the_reader(sequences, tmp_path):
     options = ["--dataset_dir", tmp_path / "data", "--truth", "silver", "--folds", 2, "--seed", 3]
     run("cell_tracking", sequences, "-o", tmp_path / "toy.json", *options)
     listed = load_data_list(tmp_path / "toy.json")
-    assert listed.made_by.endswith("truth='silver', n_folds=2, seed=3")
+    assert listed.made_by.endswith("truth='silver', partial='drop', n_folds=2, seed=3")
     assert all((tmp_path / "data" / case.image).is_file() for case in listed.cases)
 
 
@@ -61,6 +61,18 @@ def test_slices_of_a_challenge(tmp_path, capsys):
     listed = load_data_list(tmp_path / "a.json")
     assert [case.fold for case in listed.cases] == [0, 0, 1, 1, 2, 2]
     assert (tmp_path / "data" / listed.cases[0].label).is_file()
+
+
+def test_without_a_folder_the_converted_files_go_below_data(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tif(tmp_path / "isbi" / "train-volume.tif", noise(1, 6, 8, 9))
+    tif(tmp_path / "isbi" / "train-labels.tif", (noise(2, 6, 8, 9) > 60).astype("u1") * 255)
+    run("isbi2012", "isbi", "-o", "x.json")
+    *_, where, wrote = capsys.readouterr().out.splitlines()
+    default = tmp_path.resolve() / "data" / "isbi2012"
+    assert where == f"converted files are in {default}; another place: --dataset_dir"
+    assert wrote == f"wrote x.json; train with --data_list x.json --dataset_dir {default}"
+    assert all((default / case.label).is_file() for case in load_data_list("x.json").cases)
 
 
 def test_images_in_colour(tmp_path, capsys):
@@ -103,8 +115,28 @@ def test_every_reader_says_source_licence_and_layout(layout):
         assert part in module.__doc__
 
 
-def test_a_damaged_image_writes_no_list(sequences, tmp_path):
+def test_a_damaged_image_is_left_out_loudly(sequences, tmp_path, capsys):
     (sequences / "02" / "t001.tif").write_bytes(b"nothing")
-    with pytest.raises(SystemExit, match=r"^error: case '02_t001', file '.*t001\.tif'"):
+    run("cell_tracking", sequences, "-o", tmp_path / "toy.json")
+    assert len(load_data_list(tmp_path / "toy.json").cases) == 3
+    assert f"left out: {sequences}/02/t001.tif: " in capsys.readouterr().out
+
+
+def test_without_a_single_good_image_no_list_is_written(sequences, tmp_path):
+    for image in sequences.glob("0?/t*.tif"):
+        image.write_bytes(b"nothing")
+    with pytest.raises(SystemExit, match=r"(?s)^error: .*4 problems.*case '02_t001', file '.*t001\.tif'"):
         run("cell_tracking", sequences, "-o", tmp_path / "toy.json")
     assert not (tmp_path / "toy.json").exists()
+
+
+def test_partial_frames_are_dropped_or_kept(sequences, tmp_path, capsys):
+    for number in (1, 2):
+        tif(sequences / f"0{number}_GT" / "TRA" / "man_track000.tif", drawn("1100", "1100", "3000"))
+    run("cell_tracking", sequences, "-o", tmp_path / "toy.json")
+    reason = "tracked cells have no mask (--partial keep lists the frame) (and 1 more file for this reason)"
+    assert f"left out: {sequences}/01/t000.tif: {reason}\n" in capsys.readouterr().out
+    assert [case.id for case in load_data_list(tmp_path / "toy.json").cases] == ["01_t001", "02_t001"]
+    run("cell_tracking", sequences, "-o", tmp_path / "toy.json", "--partial", "keep")
+    assert "in 2 of them, tracked cells without a mask count as background" in capsys.readouterr().out
+    assert len(load_data_list(tmp_path / "toy.json").cases) == 4

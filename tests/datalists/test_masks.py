@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from layout_files import drawn, png, tif
+from PIL import Image
 
 from pipeline.datalists.masks import read_mask
 from pipeline.errors import InputError
@@ -35,6 +36,15 @@ def test_a_mask_may_have_one_value(value, tmp_path):
 
 def test_a_stack_of_masks(tmp_path):
     assert np.array_equal(read_mask(tif(tmp_path / "a.tif", np.stack([MASK, 1 - MASK])), 3), [MASK == 1, MASK == 0])
+
+
+def test_the_indices_of_a_palette_are_a_label(tmp_path):
+    picture = Image.fromarray(MASK * 7, "P")
+    picture.putpalette([0, 0, 0] * 7 + [255, 0, 0])
+    picture.save(tmp_path / "a.png")
+    assert np.array_equal(read_mask(tmp_path / "a.png", kind="label"), MASK == 1)
+    with pytest.raises(InputError, match="palette"):
+        read_mask(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(

@@ -108,22 +108,53 @@ def test_twelve_bits_become_sixteen(top, tmp_path):
     assert listing.data_list.cases[0].group is None
 
 
-def test_pixels_that_would_be_misread_are_refused(top, tmp_path):
-    inverted = top / "dicom-images-train" / "study0" / "series" / "a.dcm"
-    inverted.write_bytes(inverted.read_bytes().replace(b"MONOCHROME2", b"MONOCHROME1"))
-    dicom(top / "dicom-images-train" / "study1" / "series" / "b.dcm", np.full(SHAPE, -1000, np.int16))
-    message = refusal(list_siim_acr, top, tmp_path / "data")
-    assert "2 problems" in message
-    assert "a.dcm': is no single greyscale picture with black as 0: MONOCHROME1" in message
-    assert "b.dcm': has int16 values from -1000 to -1000" in message
+@pytest.mark.parametrize(("dtype", "white"), [("u1", 255), ("u2", 65535)])
+def test_where_0_is_white_the_picture_is_inverted(top, tmp_path, dtype, white):
+    film = noise(7, *SHAPE, dtype=dtype)
+    file = dicom(top / "dicom-images-train" / "study0" / "series" / "a.dcm", film)
+    file.write_bytes(file.read_bytes().replace(b"MONOCHROME2", b"MONOCHROME1"))
+    listing = list_siim_acr(top, tmp_path / "data", n_folds=2)
+    assert images(listing)["a"].dtype == dtype
+    assert np.array_equal(images(listing)["a"], white - film.astype(int))
 
 
-def test_damaged_files_are_all_named(top, tmp_path):
-    for number, name in enumerate("ab"):
+def test_twelve_bits_are_inverted_within_twelve_bits(top, tmp_path):
+    film = noise(7, *SHAPE, dtype="u2") % 4000
+    file = dicom(top / "dicom-images-train" / "study0" / "series" / "a.dcm", film)
+    content = file.read_bytes().replace(b"MONOCHROME2", b"MONOCHROME1")
+    for tag, old, new in ((b"\x01\x01", b"\x10", b"\x0c"), (b"\x02\x01", b"\x0f", b"\x0b")):  # BitsStored, HighBit
+        start = b"\x28\x00" + tag + b"\x02\x00\x00\x00"
+        assert content.count(start + old) == 1
+        content = content.replace(start + old, start + new)
+    file.write_bytes(content)
+    listing = list_siim_acr(top, tmp_path / "data", n_folds=2)
+    assert np.array_equal(images(listing)["a"], 4095 - film.astype(int))
+
+
+def test_what_cannot_be_used_is_left_out_and_the_rest_is_listed(top, tmp_path):
+    study = top / "dicom-images-train"
+    dicom(study / "study0" / "series" / "a.dcm", np.full(SHAPE, -1000, np.int16))
+    (study / "study1" / "series" / "b.dcm").write_bytes(b"nothing")
+    (top / "train-rle.csv").write_text(
+        (top / "train-rle.csv").read_text().replace("c, -1", "c, 19 2").replace("d, -1", "d, 3 4")
+    )
+    listing = list_siim_acr(top, tmp_path / "data", n_folds=2)
+    assert sorted(places(listing)) == ["d", "e"]
+    assert set(places(listing).values()) == {"fold 0", "fold 1"}
+    assert listing.data_list.description == "2 chest radiographs, 2 with a pneumothorax, 0 without."
+    found = dict(reasons(listing))
+    assert found["a.dcm"] == "has int16 values from -1000 to -1000, so case 'a' is left out"
+    assert "cannot be read" in found["b.dcm"]
+    assert "EncodedPixels '19 2' are no pairs" in found["train-rle.csv"]
+    check(listing, tmp_path)
+
+
+def test_damaged_files_are_all_named_if_nothing_is_left(top, tmp_path):
+    for number, name in enumerate("abcde"):
         (top / "dicom-images-train" / f"study{number}" / "series" / f"{name}.dcm").write_bytes(b"nothing")
     message = refusal(list_siim_acr, top, tmp_path / "data")
-    assert "2 problems" in message
-    assert message.count("cannot be read") == 2
+    assert "5 problems" in message
+    assert message.count("cannot be read") == 5
 
 
 def test_rows_without_a_file_are_reported(top, tmp_path):
@@ -158,5 +189,6 @@ def test_another_folder_is_refused_with_the_tree(top, tmp_path):
     assert "has no .dcm file. " in refusal(list_siim_acr, top, tmp_path / "data")
 
 
-def test_a_folder_for_the_pictures_is_needed(top):
-    assert "--dataset_dir" in refusal(list_siim_acr, top)
+def test_pictures_go_below_data_unless_another_folder_is_named(top, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert list_siim_acr(top, n_folds=2).dataset_dir == tmp_path.resolve() / "data" / "siim_acr"
