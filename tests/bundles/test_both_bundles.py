@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
 import torch
 import yaml
 from kinds import KINDS
@@ -14,6 +16,10 @@ from monai.bundle.scripts import ckpt_export, onnx_export, verify_net_in_out
 
 from pipeline.bundle import OWN_OF_INFERENCE, flatten
 from pipeline.metrics.overlap import dice
+from pipeline.predict import predict_with_bundle
+from pipeline.synthetic.cells import make_cells
+from pipeline.synthetic.organs import make_organs
+from pipeline.transforms.instances_to_mask import separate_instances
 
 COMPLETE = ("train.json", "inference.json")
 LATER = ("evaluate.json", "multi_gpu.json")
@@ -218,3 +224,24 @@ def test_labels_are_never_interpolated(kind):
     )
     to_grid = config.get("label_to_grid", {"keys": "label", "mode": "nearest"})
     assert (to_grid["keys"], to_grid["mode"]) == ("label", "nearest")
+
+
+def drawn_cells(folder):
+    image, instances = make_cells(7)
+    tifffile.imwrite(folder / "new.tif", image)
+    return "new.tif", (separate_instances(instances) > 0).astype(int), 2
+
+
+def drawn_organs(folder):
+    scan = make_organs(7)
+    nib.save(nib.Nifti1Image(scan.volume, scan.affine), folder / "new.nii.gz")
+    return "new.nii.gz", scan.labels, 4
+
+
+@pytest.mark.parametrize(("name", "draw"), [("unet", drawn_cells), ("unet3d", drawn_organs)])
+def test_the_weights_of_the_repository_predict_what_they_have_never_seen(name, draw, tmp_path):
+    kind = KINDS[name]
+    (tmp_path / "in").mkdir()
+    file, truth, classes = draw(tmp_path / "in")
+    predict_with_bundle(kind.root, str(tmp_path / "in"), str(tmp_path / "out"), device="cpu", logging_file=False)
+    assert np.mean(dice(truth, kind.read(tmp_path / "out" / file), classes)[1:]) > 0.85
