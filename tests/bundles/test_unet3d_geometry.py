@@ -11,6 +11,7 @@ from kinds import UNET3D_KIND
 ISOTROPIC = (1.0, 1.0, 1.0)
 THRESHOLD = {
     "network_def": {"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": 2, "kernel_size": 1},
+    "class_names": ["background", "above 0"],
     "normalisation": [],
     "crop_size": [32, 32, 32],
     "device": "cpu",
