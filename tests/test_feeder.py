@@ -107,11 +107,11 @@ def test_a_store_that_hangs_costs_one_flush_and_no_more(caplog):
     feeder.put(metric(1))
     begin = time.monotonic()
     assert not feeder.flush(timeout=0.3)
-    assert 0.3 <= time.monotonic() - begin < 5
+    assert 0.3 <= time.monotonic() - begin < 30
     for step in range(2, 50):
         feeder.put(metric(step))
         assert not feeder.flush(timeout=60), "known to hang: nobody waits for it again"
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
     assert caplog.text.count("does not answer") == 1
     store.open.set()
     assert feeder.close(patient) == 0

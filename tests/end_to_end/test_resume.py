@@ -138,7 +138,7 @@ def test_resume_without_a_name_keeps_to_its_data_list(run_bundle, discs, tmp_pat
 def test_a_run_that_began_without_a_server_is_tracked_when_it_is_resumed_with_one(run_bundle, tmp_path, caplog):
     begin = time.monotonic()
     run_bundle("training", "train.json", epochs=2, run_name="a", **{"mlflow#uri": absent()})
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 90
     said = [record for record in caplog.records if "MLflow" in record.getMessage()]
     assert [record.getMessage().split(" at ")[0] for record in said] == ["no MLflow server answers"]
     run_bundle("training", "train.json", epochs=3, run_name="a", resume=True)
