@@ -173,16 +173,17 @@ def _misfitting_network(parser: ConfigParser) -> Iterator[InputError]:
     """A network whose channels are not those of the images, or not a class (a region, the one foreground) each."""
     config = parser.get()
     network = config.get("network_def")
-    fits = {"in_channels": {config.get("in_channels")}}
-    if "class_names" in config:
-        regions = parser.get_parsed_content("regions") if "regions" in config else ()
-        classes = len(parser.get_parsed_content("class_names"))
-        fits["out_channels"] = {len(regions)} if regions else {classes, 1} if classes == 2 else {classes}
+    known = {key: parser.get_parsed_content(key) for key in ("in_channels", "class_names", "regions") if key in config}
+    fits = {"in_channels": {known["in_channels"]}} if "in_channels" in known else {}
+    if "class_names" in known:
+        classes = len(known.get("regions") or known["class_names"])
+        # The one output of a sigmoid is enough for two classes.
+        fits["out_channels"] = {1, 2} if classes == 2 and not known.get("regions") else {classes}
     for key, allowed in fits.items():
         if not isinstance(network, Mapping) or key not in network:
             continue
         value = parser.get_parsed_content(f"network_def#{key}")
-        if value not in allowed and None not in allowed:
+        if value not in allowed:
             source = "in_channels" if key == "in_channels" else "class_names"
             wanted = " or ".join(map(str, sorted(allowed)))
             reason = f"'network_def#{key}' is {value}, where '{source}' asks for {wanted}"

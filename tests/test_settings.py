@@ -50,6 +50,11 @@ def test_an_impossible_setting_is_named_before_anything_is_written(override, mes
     assert {item.name for item in tmp_path.iterdir()} == before
 
 
+def test_channels_may_be_computed(run_bundle, only_run):
+    run_bundle("training", "train.json", epochs=1, in_channels="$2 - 1")
+    assert (only_run() / "models" / "model.pt").is_file()
+
+
 def test_all_of_them_are_reported_together(run_bundle):
     with pytest.raises(InputError, match=r"(?s)3 problems.*'epochs'.*'seed'.*'device|3 problems.*'epochs'.*'seed'"):
         run_bundle("training", "train.json", epochs=0, seed=-1, device="gpu")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from monai.utils import convert_to_dst_type, convert_to_numpy, ensure_tuple_rep
+from monai.utils import convert_to_dst_type, convert_to_numpy
 from scipy import ndimage
 
 from pipeline.errors import InputError
@@ -41,28 +41,23 @@ class InstancesToMaskd(MapTransform):
     Args:
         keys: instance ids; tensors and MetaTensors keep their type and meta data.
         gap: background pixels between two instances; 0 is the plain mask.
-        instances_key: where to keep the separated ids (for `BorderWeightd`), one for each key; None drops them.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
         gap: int = 1,
-        instances_key: KeysCollection | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if gap < 0:
             raise InputError(f"gap is {gap}", remedy="use 0 or a positive number of pixels")
         self.gap = gap
-        self.instances_keys = ensure_tuple_rep(instances_key, len(self.keys))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with masks in place of ids."""
         result = dict(data)
-        for key, instances_key in self.key_iterator(result, self.instances_keys):
+        for key in self.key_iterator(result):
             ids = np.stack([separate_instances(channel, self.gap) for channel in convert_to_numpy(data[key])])
             result[key], *_ = convert_to_dst_type(ids != 0, data[key], dtype=np.uint8)
-            if instances_key is not None:
-                result[instances_key], *_ = convert_to_dst_type(ids, data[key], dtype=ids.dtype)
         return result

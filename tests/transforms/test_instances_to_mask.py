@@ -81,19 +81,16 @@ def test_large_ids_stay_exact():
     assert np.array_equal(separate_instances(instances), instances)
 
 
-def test_mask_keeps_meta_data_and_the_separated_instances():
+def test_mask_keeps_meta_data():
     ids = torch.tensor([[[1, 1, 1, 2, 2]]], dtype=torch.int32)
     label = MetaTensor(ids, affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])), meta={"filename_or_obj": "a.tif"})
     data = {"label": label, "other": 3}
-    result = InstancesToMaskd("label", instances_key="instances")(data)
+    result = InstancesToMaskd("label")(data)
     assert result["label"].dtype == torch.uint8
     assert result["label"].tolist() == [[[1, 1, 0, 1, 1]]]
-    assert result["instances"].dtype == torch.int32
-    assert result["instances"].tolist() == [[[1, 1, 0, 2, 2]]]
-    for key in ("label", "instances"):
-        assert isinstance(result[key], MetaTensor)
-        assert result[key].meta["filename_or_obj"] == "a.tif"
-        assert torch.equal(result[key].affine, label.affine)
+    assert isinstance(result["label"], MetaTensor)
+    assert result["label"].meta["filename_or_obj"] == "a.tif"
+    assert torch.equal(result["label"].affine, label.affine)
     assert data["label"] is label
     assert result["other"] == 3
 
