@@ -74,8 +74,11 @@ def unknown_keys(config: Mapping[str, Any], own: Mapping[str, Any], path: str = 
             yield from unknown_keys(given, value, f"{path}{key}#")
 
 
-def replaced_components(config: Any, own: Any, path: str = "") -> Iterator[InputError]:
-    """Yield settings whose kind changed so that no run could mean it: a component that became a mapping or number."""
+def replaced_components(config: Any, own: Any, path: str = "", is_argument: bool = False) -> Iterator[InputError]:
+    """Yield settings whose kind changed so that no run could mean it: a component that became a mapping or number.
+
+    A component's argument (`is_argument`) that is a number may become several, one for each axis.
+    """
     is_expression = isinstance(config, str) and config[:1] in "$@%"
     if isinstance(own, Mapping) and "_target_" in own:
         if isinstance(config, Mapping) and "_target_" not in config:
@@ -88,13 +91,14 @@ def replaced_components(config: Any, own: Any, path: str = "") -> Iterator[Input
                 remedy=f"override its leaves, {path}#...",
             )
     elif isinstance(own, int | float) and not isinstance(own, bool) and not is_expression:
-        if not isinstance(config, int | float) and config is not None:
+        several = is_argument and isinstance(config, list) and all(isinstance(entry, int | float) for entry in config)
+        if not isinstance(config, int | float) and config is not None and not several:
             yield InputError(f"'{path}' is a number, not {config!r}", remedy=f"give a number, such as {own}")
     elif isinstance(own, bool) and not isinstance(config, bool) and not is_expression:
         yield InputError(f"'{path}' is true or false, not {config!r}", remedy="say true or false")
     if isinstance(own, Mapping) and isinstance(config, Mapping):
         for key in own.keys() & config.keys():
-            yield from replaced_components(config[key], own[key], f"{path}#{key}" if path else key)
+            yield from replaced_components(config[key], own[key], f"{path}#{key}" if path else key, "_target_" in own)
 
 
 def unknown_arguments(node: Any, parser: ConfigParser, path: str = "") -> Iterator[InputError]:

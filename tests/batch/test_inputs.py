@@ -8,8 +8,8 @@ import SimpleITK as sitk
 from dicom_files import VOXELS, dicom_series, dicom_slice
 from PIL import Image
 
+from pipeline.batch.inputs import find_inputs, shard
 from pipeline.errors import InputError
-from pipeline.inputs import find_inputs, shard
 from pipeline.volumes.reading import read_volume
 
 

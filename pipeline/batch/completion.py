@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
-from pipeline.input_files import RECORDS
-from pipeline.inputs import Input
+from pipeline.batch.input_files import RECORDS
+from pipeline.batch.inputs import Input
 from pipeline.provenance import digest
 from pipeline.volumes.atomic import atomic_write_bytes
 

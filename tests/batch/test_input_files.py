@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.batch.input_files import find_files
 from pipeline.errors import InputError
-from pipeline.input_files import find_files
 
 
 def tree(top, *names):

@@ -13,7 +13,7 @@ from pipeline.volumes.dicom import DICOM_SUFFIXES
 from pipeline.volumes.dicom_file import is_dicom
 from pipeline.volumes.reading import SUFFIXES
 
-RECORDS = ".completed"  # folder that marks an output folder; `pipeline.completion` keeps its records there
+RECORDS = ".completed"  # folder that marks an output folder; `pipeline.batch.completion` keeps its records there
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def find_files(source: str | os.PathLike[str], output_dir: str | os.PathLike[str
     """Find the files of a batch; hidden ones, `output_dir` and the output folders of earlier batches are left out.
 
     Args:
-        source: a folder, a pattern, a ``.txt`` list or one image, as for `pipeline.inputs.find_inputs`.
+        source: a folder, a pattern, a ``.txt`` list or one image, as for `pipeline.batch.inputs.find_inputs`.
         output_dir: where the results will go.
     """
     path = Path(source)

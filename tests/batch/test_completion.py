@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import completion
-from pipeline.completion import Completion, digest_of
-from pipeline.inputs import Input
+from pipeline.batch import completion
+from pipeline.batch.completion import Completion, digest_of
+from pipeline.batch.inputs import Input
 
 MODEL = {"weights": "w1", "settings": "s1"}
 
@@ -167,8 +167,8 @@ def test_mark_complete_wants_a_case_that_was_begun_and_outputs(entry, tmp_path):
 WORKER = """
 import sys
 from pathlib import Path
-from pipeline.completion import Completion
-from pipeline.inputs import Input
+from pipeline.batch.completion import Completion
+from pipeline.batch.inputs import Input
 top, shard = Path(sys.argv[1]), int(sys.argv[2])
 records = Completion(top / "out", {"weights": "w"})
 for number in range(10**6 if sys.argv[3] == "endless" else 40):

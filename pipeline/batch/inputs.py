@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 
+from pipeline.batch.input_files import FoundFiles, find_files, has_image_suffix, may_be_dicom
 from pipeline.errors import InputError
-from pipeline.input_files import FoundFiles, find_files, has_image_suffix, may_be_dicom
 from pipeline.volumes.dicom import DICOM_SUFFIXES, DicomSeries, is_continued_by, list_series
 from pipeline.volumes.dicom_file import read_dicom_file
 from pipeline.volumes.pictures import PICTURES
