@@ -19,6 +19,13 @@ PUBLIC_LAYOUTS = {  # what they show, and which of READER_OPTIONS they take
     "siim_acr": ("SIIM-ACR pneumothorax: DICOM radiographs and a table of runs", ["seed"]),
     "decathlon": ("Medical Segmentation Decathlon: one task with its dataset.json", ["seed"]),
 }
+PREDICTION_WISHES = {
+    "probabilities": "also write <case>_prob, one channel per class",
+    "instances": "also write <case>_instances, objects by number",
+    "uncertainty": "also write <case>_uncertainty, of several versions (--overlay .../infer_mirrors.yaml)",
+    "dicom_seg": "also write a DICOM segmentation of each DICOM series",
+    "pictures": "also write <case>_picture.png, the planes with most foreground",
+}
 DATASET_DIR = "where the list's paths begin: for converted files, and links to what stays as it is"
 READER_OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "help": "seed of the folds (0)"},
@@ -59,27 +66,34 @@ def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     verb.add_argument("bundle", help="a run's folder, or a bundle with trained weights")
     verb.add_argument(
-        "input_dir", help="folder of images, searched recursively (PNG, TIFF, JPEG, NIfTI, MetaImage, NRRD)"
+        "input_dir",
+        metavar="input",
+        help="a folder, searched recursively; a pattern in quotes; a .txt file of one path per line; or one image "
+        "(NIfTI, MetaImage, NRRD, DICOM series; in 2D PNG, TIFF, JPEG too)",
     )
-    verb.add_argument("output_dir", help="where label maps go, under the inputs' names")
-    verb.add_argument("--probabilities", action="store_true", help="also write <name>_prob, one channel per class")
-    verb.add_argument("--instances", action="store_true", help="also write <name>_instances, objects by number")
-    verb.add_argument(
-        "--uncertainty",
-        action="store_true",
-        help="also write <name>_uncertainty, of a run that averages turned images (infer_dihedral8.yaml)",
-    )
+    verb.add_argument("output_dir", help="where label maps go, under the inputs' relative paths, and summary.csv")
+    verb.add_argument("--resume", action="store_true", help="leave out what an earlier batch has completed")
+    for wish, shows in PREDICTION_WISHES.items():
+        verb.add_argument(*_spellings(wish), action="store_true", help=shows)
+    verb.add_argument(*_spellings("num_shards"), type=int, default=1, help="parts of the batch, for array jobs (1)")
+    verb.add_argument(*_spellings("shard_id"), type=int, default=0, help="the part to predict, from 0 on (0)")
+    verb.add_argument("--overlay", nargs="+", default=[], help="config files on top of the bundle's own")
     verb.add_argument("--device", help="cpu, cuda, cuda:1; a GPU if there is one")
     verb.set_defaults(call=_predict)
+
+
+def _spellings(name: str) -> list[str]:
+    """Spell an option as MONAI's commands do and as most others do: --num_shards, --num-shards."""
+    return list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
 
 
 def _predict(options: argparse.Namespace) -> None:
     from pipeline.predict import predict_with_bundle
 
-    overrides = {"device": options.device} if options.device else {}
-    wishes = ("probabilities", "instances", "uncertainty")
-    overrides |= {f"save_{wish}": True for wish in wishes if getattr(options, wish)}
-    predict_with_bundle(options.bundle, options.input_dir, options.output_dir, **overrides)
+    overrides = {key: getattr(options, key) for key in ("resume", "num_shards", "shard_id")}
+    overrides |= {"device": options.device} if options.device else {}
+    overrides |= {f"save_{wish}": True for wish in PREDICTION_WISHES if getattr(options, wish)}
+    predict_with_bundle(options.bundle, options.input_dir, options.output_dir, options.overlay, **overrides)
 
 
 def _add_datalist(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -13,14 +13,24 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from pipeline.volumes.atomic import atomic_path
+from pipeline.volumes.planes import Plane
 
 Array = NDArray[Any]
 
 # Told apart by readers with any colour vision (Okabe and Ito): blue right, orange missed, magenta invented.
 RIGHT, MISSED, INVENTED = (0.0, 0.45, 0.70), (0.90, 0.62, 0.0), (0.80, 0.0, 0.47)
 
+# Ten classes on grey, for readers with any colour vision (Okabe and Ito; Tol), then the same again.
+CLASSES = (
+    *((0.90, 0.62, 0.00), (0.34, 0.71, 0.91), (0.00, 0.62, 0.45), (0.94, 0.89, 0.26), (0.80, 0.47, 0.65)),
+    *((0.84, 0.37, 0.00), (0.00, 0.45, 0.70), (0.87, 0.80, 0.47), (0.27, 0.67, 0.60), (0.67, 0.27, 0.60)),
+)
+RIM = 2  # pixels
+DARK, LIGHT = "#0e0f12", "#e8e8ea"
+DPI = 110
 
-def save(figure: Figure, file: Path, dpi: int = 110) -> None:
+
+def save(figure: Figure, file: Path, dpi: int = DPI) -> None:
     """Write a figure as PNG, by rename."""
     with atomic_path(file) as temporary:
         figure.savefig(temporary, dpi=dpi, format="png")
@@ -115,3 +125,85 @@ def slice_of(image: Array, truth: Array, prediction: Array) -> tuple[Array, Arra
     if image.shape[0] == 3:
         shown = (shown - shown.min()) / max(float(np.ptp(shown)), 1e-9)
     return shown, truth, prediction
+
+
+def picture(title: str, planes: Sequence[Plane], legend: Mapping[int, str]) -> Figure:
+    """Draw planes side by side and to one scale, the image in grey beneath the colours of its labels.
+
+    Args:
+        title: the case.
+        planes: one to three.
+        legend: text for each label above 0 that the case has anywhere.
+    """
+    drawn = np.array([np.multiply(plane.image.shape, plane.spacing) for plane in planes])  # heights, widths
+    heights, widths = (drawn * min(5.5 / drawn[:, 0].max(), 12.0 / drawn[:, 1].sum())).T  # inches
+    cells = np.maximum(widths, 1.4) + 0.6
+    width = max(float(cells.sum()), 5.0)
+    columns = max(int((width - 0.4) / (0.6 + 0.085 * max(map(len, legend.values()), default=1))), 1)
+    above = 0.7 + (0.3 if planes[0].title else 0) + (0.25 if planes[0].letters else 0)
+    below = 0.65 + 0.24 * max(-(-len(legend) // columns), 1)
+    height = below + float(heights.max()) + above
+    figure = Figure(figsize=(width, height), facecolor=DARK)
+    _write(figure, width / 2, height - 0.32, _shortened(title, int(width * 8)), fontsize=13)
+    grey = np.percentile(np.concatenate([plane.image.ravel() for plane in planes]), [1, 99]).tolist()
+    left = (width - cells.sum()) / 2
+    for plane, cell, wide, tall in zip(planes, cells, widths, heights, strict=True):
+        _draw_plane(figure, plane, (left + (cell - wide) / 2, below + (heights.max() - tall) / 2, wide, tall), grey)
+        left += cell
+    if legend:
+        handles = [Patch(color=CLASSES[(label - 1) % len(CLASSES)], label=text) for label, text in legend.items()]
+        shown = figure.legend(handles=handles, loc="lower center", ncols=columns, frameon=False, labelcolor=LIGHT)
+        for text in shown.get_texts():
+            text.set_parse_math(False)
+    else:
+        _write(figure, width / 2, below / 2, "no foreground")
+    return figure
+
+
+def coloured(labels: Array) -> NDArray[np.float32]:
+    """Return labels as colours that let an image through, their rims least, (H, W, 4) 0..1."""
+    rim = np.zeros(labels.shape, bool)
+    for step in range(1, RIM + 1):
+        for one, other in ((np.s_[step:], np.s_[:-step]), (np.s_[:, step:], np.s_[:, :-step])):
+            differ = labels[one] != labels[other]
+            rim[one] |= differ
+            rim[other] |= differ
+    cover = np.where(labels > 0, np.where(rim, 0.9, 0.35), 0)
+    colours = np.array(CLASSES)[(labels.astype(np.int64) - 1) % len(CLASSES)]
+    return np.concatenate([colours, cover[..., None]], axis=-1).astype(np.float32)
+
+
+def _draw_plane(figure: Figure, plane: Plane, box: tuple[float, float, float, float], grey: Sequence[float]) -> None:
+    """Draw one plane into a box (left, bottom, width, height) in inches; `grey` holds black and white."""
+    x, y, wide, tall = box
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes((x / width, y / height, wide / width, tall / height))
+    pixels = max(round(tall * DPI), 1), max(round(wide * DPI), 1)
+    image = _resized(plane.image, np.minimum(plane.image.shape, np.multiply(4, pixels)))  # a huge one has too many
+    extent = (0, 1, 0, 1)
+    axes.imshow(image, cmap="gray", vmin=grey[0], vmax=max(grey[1], grey[0] + 1e-9), aspect="auto", extent=extent)
+    axes.imshow(coloured(_resized(plane.labels, pixels)), aspect="auto", interpolation="nearest", extent=extent)
+    axes.set_axis_off()
+    _write(figure, x + wide / 2, y + tall + (0.45 if plane.letters else 0.2), plane.title)
+    sides = ((x - 0.15, y + tall / 2), (x + wide + 0.15, y + tall / 2))
+    ends = ((x + wide / 2, y + tall + 0.15), (x + wide / 2, y - 0.15))
+    for letter, place in zip(plane.letters, (*sides, *ends), strict=False):
+        _write(figure, *place, letter, weight="bold")
+
+
+def _resized(array: Array, size: Sequence[int] | Array) -> Array:
+    """Repeat rows and columns, or leave some out, until there are `size`: pixel p shows what lies at its middle."""
+    rows, columns = (((2 * np.arange(m) + 1) * n) // (2 * m) for n, m in zip(array.shape, size, strict=True))
+    return array[np.ix_(rows, columns)]
+
+
+def _write(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
+    """Write a text in the middle of a place, in inches."""
+    width, height = figure.get_size_inches()
+    style = {"ha": "center", "va": "center", "color": LIGHT, "fontsize": 10, **style}
+    figure.text(x / width, y / height, text, parse_math=False, **style)
+
+
+def _shortened(text: str, most: int) -> str:
+    text = text.encode(errors="replace").decode()  # a file's name need not be UTF-8
+    return text if len(text) <= most else "…" + text[1 - most :]

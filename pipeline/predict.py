@@ -1,65 +1,81 @@
-"""A folder of images in, a folder of label maps out."""
+"""A folder in, a folder out: label maps for every image, and a summary of what became of each."""
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from io import StringIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.bundle import ConfigWorkflow
-from monai.data import MetaTensor
+from monai.transforms import Compose
 from torch import nn
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from pipeline.batch.completion import Completion, digest_of
+from pipeline.batch.inputs import Input, find_inputs, shard
+from pipeline.batch.memory import check_room, wants_room
+from pipeline.batch.stages import Outcome, run_stages
+from pipeline.batch.summary import clashes, measure, write_summary
 from pipeline.errors import InputError, find_input_error
 from pipeline.handlers.load_weights import load_weights
-from pipeline.volumes.atomic import atomic_write_text
-from pipeline.volumes.reading import SUFFIXES
+from pipeline.label_slabs import predict_labels, split_voxelwise
+from pipeline.provenance import digest
 
 logger = logging.getLogger(__name__)
 
+SUMMARY_EVERY = 30.0  # seconds between two writes of the summary of an unfinished batch
+MOST_LISTED = 20  # failures that the last message repeats
+# Settings that decide on no voxel of an output.
+WHERE_NOT_WHAT = {"bundle_root", "checkpoint", "input_dir", "output_dir", "dataset_dir", "device", "resume"}
+WHERE_NOT_WHAT |= {"num_shards", "shard_id"}
 
-def list_inputs(input_dir: str | Path, output_dir: str | Path | None = None) -> list[dict[str, str]]:
-    """Return a record `{"id", "image"}` for each image below a folder, in the order of their relative paths.
 
-    Args:
-        input_dir: searched with all its sub-folders.
-        output_dir: left out of the search where it stands inside `input_dir`, as are hidden files and folders.
-    """
-    top = Path(input_dir)
-    output = None if output_dir is None else Path(output_dir).resolve()
-    skipped = output if output is not None and top.resolve() in output.parents else None
-    files = [
-        file
-        for file in sorted(top.rglob("*"))
-        if file.name.lower().endswith(SUFFIXES) and file.is_file()
-        if not any(part.startswith(".") for part in file.relative_to(top).parts)
-        if skipped is None or skipped not in file.resolve().parents
-    ]
-    return [{"id": file.relative_to(top).as_posix(), "image": str(file)} for file in files]
+def records(
+    source: str, output_dir: str | None = None, in_channels: int = 1, *, spatial_dims: int
+) -> list[dict[str, Any]]:
+    """Return a record `{"id", "image"}` for each case that `find_inputs` finds, for programs that run a dataset."""
+    return [record(entry) for entry in find_inputs(source, output_dir, in_channels, spatial_dims=spatial_dims)]
+
+
+def record(entry: Input) -> dict[str, Any]:
+    """Return what the preprocessing takes of a case."""
+    return {"id": entry.case, "image": [str(file) for file in entry.files]}
 
 
 class FolderPredictor:
     """Predict every image of a folder; one that fails is reported at the end and stops no other.
 
+    While the network predicts a case, the next one is read and the last one is written; a large volume has the memory
+    for itself. Label maps are made slab by slab (`pipeline.label_slabs`).
+
     Args:
-        input_dir: the folder of images, searched recursively.
-        output_dir: where label maps go, under the inputs' relative paths and names, and `summary.csv` and `.json`.
+        input_dir: a folder, searched recursively, a pattern, a list or one file: see `find_inputs`.
+        output_dir: where label maps go, under the inputs' relative paths, and `summary.csv` and `.json`.
         network: the network itself.
         weights: its state dict.
-        preprocessing: from a record to an image tensor (C, *spatial).
+        preprocessing: from a record `{"id", "image"}` to an image tensor (C, *spatial).
         inferer: from an image batch and a network to logits.
-        postprocessing: from logits, `pred`, to label maps on disk.
+        postprocessing: from logits, `pred`, to label maps on disk; its writers name their files in `outputs`.
+        spatial_dims: 2 or 3.
+        class_names: of the labels, in the summary.
+        in_channels: of the network.
         device: where the network runs.
+        probabilities: keep those of all classes for a writer, which takes the memory for them.
         uncertainty: also make `uncertainty` (1, *spatial), from 0 to 0.5: the standard deviation of a class's
             probability over the versions that an `AveragedInferer` predicts, of the class where it is largest.
+        resume: leave out what an earlier batch has completed with the same inputs, weights and settings.
+        num_shards: parts that the batch is divided into.
+        shard_id: the part to predict, from 0 to num_shards - 1.
+        settings: the config, whose change makes a completed case incomplete.
     """
 
     def __init__(
@@ -70,9 +86,17 @@ class FolderPredictor:
         weights: str,
         preprocessing: Callable[[Any], Any],
         inferer: Callable[..., torch.Tensor],
-        postprocessing: Callable[[Any], Any],
+        postprocessing: Compose,
+        spatial_dims: int = 2,
+        class_names: Sequence[str] = (),
+        in_channels: int = 1,
         device: str | torch.device = "cpu",
+        probabilities: bool = False,
         uncertainty: bool = False,
+        resume: bool = False,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         if uncertainty and not hasattr(inferer, "predict_with_spread"):
             raise InputError(
@@ -80,93 +104,194 @@ class FolderPredictor:
                 file="save_uncertainty",
                 remedy="add an overlay that averages several, such as infer_dihedral8.yaml or infer_mirrors.yaml",
             )
-        self.uncertainty = uncertainty
-        self.input_dir, self.output_dir = Path(input_dir), Path(output_dir)
+        self.input_dir, self.output_dir = input_dir, Path(output_dir)
         self.network, self.weights, self.device = network, weights, torch.device(device)
         self.preprocessing, self.inferer, self.postprocessing = preprocessing, inferer, postprocessing
+        self.spatial_dims, self.class_names, self.in_channels = spatial_dims, class_names, in_channels
+        self.probabilities, self.uncertainty, self.resume = probabilities, uncertainty, resume
+        self.num_shards, self.shard_id = num_shards, shard_id
+        self.settings = {key: value for key, value in (settings or {}).items() if key not in WHERE_NOT_WHAT}
 
     def run(self) -> list[dict[str, Any]]:
         """Predict all; return a row per case, and raise when any failed, after the others are done."""
-        records = self._records()
+        entries = self._entries()
         load_weights(self.weights, self.network).to(self.device).eval()
-        rows = []
-        bar = tqdm(records, desc="predict", unit="image", mininterval=0.5 if sys.stderr.isatty() else 10)
-        for record in bar:
-            rows.append(self._predict_and_report(record))
-        write_summary(self.output_dir, rows)
+        model = {"weights": digest(self.weights), "settings": digest_of(self.settings)}
+        completion = Completion(self.output_dir, model)
+        rows = {entry.case: _row(entry, "waiting") for entry in entries}
+        todo = self._incomplete(entries, completion, rows) if self.resume else entries
+        try:
+            with sigterm_interrupts():
+                for outcome in self._outcomes(todo, completion, rows):
+                    rows[outcome.entry.case] = self._row(outcome, completion)
+        except KeyboardInterrupt:
+            logger.warning("stopped before the end of the batch: run it again with --resume")
+            raise
+        finally:
+            self._write_summary(rows)
+        self._report(list(rows.values()))
+        return list(rows.values())
+
+    def _entries(self) -> list[Input]:
+        found = find_inputs(self.input_dir, self.output_dir, self.in_channels, spatial_dims=self.spatial_dims)
+        steps = self.postprocessing.flatten().transforms
+        postfixes = {step.postfix for step in steps if hasattr(step, "postfix")}
+        clashing = {str(error.case): error for error in clashes([entry.case for entry in found], sorted(postfixes))}
+        checked = [replace(entry, problem=entry.problem or clashing.get(entry.case)) for entry in found]
+        return shard(checked, self.num_shards, self.shard_id)
+
+    def _incomplete(
+        self, entries: Sequence[Input], completion: Completion, rows: dict[str, dict[str, Any]]
+    ) -> list[Input]:
+        todo = []
+        for entry in tqdm(entries, "looking at what is complete", unit="case", delay=2, mininterval=_pause()):
+            why = completion.why_incomplete(entry)
+            if why is None:
+                rows[entry.case] = _row(entry, "done") | completion.result(entry)
+            else:
+                logger.debug("case '%s' is to be done: %s", entry.case, why)
+                todo.append(entry)
+        logger.info("%d of %d cases were complete", len(entries) - len(todo), len(entries))
+        return todo
+
+    def _outcomes(
+        self, todo: Sequence[Input], completion: Completion, rows: dict[str, dict[str, Any]]
+    ) -> Iterator[Outcome[Input]]:
+        """Yield the outcomes with a bar and a log line for each, and write the summary now and then."""
+
+        def read(entry: Input) -> Any:
+            completion.begin(entry)
+            return self._read(entry)
+
+        written = time.monotonic()
+        outcomes = run_stages(todo, read, self._predict, self._finish, self._alone)
+        with logging_redirect_tqdm(), tqdm(total=len(todo), desc="predict", unit="case", mininterval=_pause()) as bar:
+            for outcome in outcomes:
+                yield outcome
+                bar.update()
+                if time.monotonic() - written > SUMMARY_EVERY:
+                    self._write_summary(rows)
+                    written = time.monotonic()
+
+    def _alone(self, entry: Input) -> bool:
+        return wants_room(entry.files, self.spatial_dims)
+
+    def _read(self, entry: Input) -> dict[str, Any]:
+        if entry.problem is not None:
+            raise entry.problem
+        check_room(entry.files, self.spatial_dims, entry.case)
+        item = self.preprocessing(record(entry))
+        wanted = getattr(self.network, "in_channels", self.in_channels)
+        if len(item["image"]) != wanted:
+            reason = f"the image has {len(item['image'])} channels, and the network was trained on {wanted}"
+            remedy = "convert the image, or train anew"
+            raise InputError(reason, case=entry.case, file=entry.files[0], remedy=remedy)
+        return item
+
+    @torch.inference_mode()
+    def _predict(self, item: dict[str, Any]) -> dict[str, Any]:
+        voxelwise, _ = split_voxelwise(self.postprocessing.flatten().transforms)
+        return predict_labels(
+            item, self.network, self.inferer, voxelwise, self.device, self.probabilities, self.uncertainty
+        )
+
+    @torch.inference_mode()
+    def _finish(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Write what there is to write; return what the summary says of it."""
+        _, writing = split_voxelwise(self.postprocessing.flatten().transforms)
+        item = Compose(writing)(item)
+        return {**measure(item, self.class_names), "outputs": item.get("outputs", [])}
+
+    def _row(self, outcome: Outcome[Input], completion: Completion) -> dict[str, Any]:
+        """Record a case that is done, and return its row of the summary."""
+        entry, seconds = outcome.entry, outcome.seconds
+        taken = {"seconds": sum(seconds.values()), **{f"seconds_{stage}": value for stage, value in seconds.items()}}
+        row = _row(entry, "done") | {key: round(value, 3) for key, value in taken.items()}
+        error = outcome.error
+        if error is None:
+            outputs = outcome.result["outputs"]
+            row |= outcome.result | {"outputs": [file.relative_to(self.output_dir).as_posix() for file in outputs]}
+            try:
+                completion.mark_complete(entry, outputs, row)
+            except (InputError, OSError) as failure:
+                error = failure
+        if error is not None:
+            return row | {"status": "failed", "reason": self._reason(entry, error, completion)}
+        logger.info("case '%s': done in %.1f s", entry.case, row["seconds"])
+        return row
+
+    def _reason(self, entry: Input, error: Exception, completion: Completion) -> str:
+        problem = find_input_error(error)  # MONAI's Compose wraps it
+        cause = _cause(error)
+        reason = f"{type(cause).__name__}: {cause}" if problem is None else str(problem)
+        if problem is None or problem.case is None:
+            reason = f"case '{entry.case}': {reason}"
+        if earlier := completion.leftovers(entry):
+            listed = ", ".join(str(file) for file in earlier)
+            reason += f" What an earlier batch made of this case is still there: {listed}."
+        logger.error(reason, exc_info=error if problem is None else None)  # of a bug, all there is to know
+        return reason
+
+    @property
+    def _summary(self) -> Path:
+        """The summary's path without a suffix."""
+        return self.output_dir / (f"summary-{self.shard_id}-of-{self.num_shards}" if self.num_shards > 1 else "summary")
+
+    def _write_summary(self, rows: Mapping[str, dict[str, Any]]) -> None:
+        write_summary(self._summary, rows.values())
+
+    def _report(self, rows: Sequence[Mapping[str, Any]]) -> None:
         failed = [row for row in rows if row["status"] != "done"]
         logger.info("%d of %d images predicted, in %s", len(rows) - len(failed), len(rows), self.output_dir)
         if failed:
             listed = "\n".join(f"  {row['reason']}" for row in failed)
             reason = f"{len(failed)} of {len(rows)} images were not predicted:\n{listed}\n"
-            raise InputError(reason, file=self.output_dir / "summary.csv", remedy="mend these images and run again")
-        return rows
-
-    def _records(self) -> list[dict[str, str]]:
-        if not self.input_dir.is_dir():
-            raise InputError("the input folder does not exist", file=self.input_dir, remedy="check --input_dir")
-        if self.input_dir.resolve() == self.output_dir.resolve():
             raise InputError(
-                "input and output folder are the same", file=self.output_dir, remedy="give another --output_dir"
+                reason, file=f"{self._summary}.csv", remedy="mend these images and run again with --resume"
             )
-        records = list_inputs(self.input_dir, self.output_dir)
-        if not records:
-            reason = f"the input folder holds no image ({' '.join(SUFFIXES)})"
-            raise InputError(reason, file=self.input_dir, remedy="check --input_dir")
-        return records
-
-    def _predict_and_report(self, record: dict[str, str]) -> dict[str, Any]:
-        start = time.perf_counter()
-        try:
-            self._predict(record)
-            status, reason = "done", ""
-        except Exception as error:
-            status = "failed"
-            problem = find_input_error(error)  # MONAI's Compose wraps it
-            reason = f"{type(error).__name__}: {error}" if problem is None else str(problem)
-            if problem is None or problem.case is None:
-                reason = f"case '{record['id']}': {reason}"
-            logger.error(reason)
-        return {
-            "case": record["id"],
-            "status": status,
-            "seconds": round(time.perf_counter() - start, 3),
-            "reason": reason,
-        }
-
-    @torch.inference_mode()
-    def _predict(self, record: dict[str, str]) -> None:
-        item = self.preprocessing(record)
-        image = item["image"]
-        wanted = getattr(self.network, "in_channels", len(image))
-        if len(image) != wanted:
-            reason = f"the image has {len(image)} channels, and the network was trained on {wanted}"
-            raise InputError(reason, case=record["id"], file=record["image"], remedy="convert the image, or train anew")
-        predict = self.inferer.predict_with_spread if self.uncertainty else self.inferer  # type: ignore[attr-defined]
-        found = predict(torch.as_tensor(image)[None].to(self.device), self.network)
-        if self.uncertainty:
-            found, spread = found
-            item["uncertainty"] = _on_grid_of(image, spread[0].amax(dim=0, keepdim=True))
-        item["pred"] = _on_grid_of(image, found[0])
-        self.postprocessing(item)
 
 
-def _on_grid_of(image: MetaTensor, values: torch.Tensor) -> MetaTensor:
-    return MetaTensor(values, meta=image.meta, applied_operations=image.applied_operations)
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let a SIGTERM, as a cluster or a service manager sends it, end the block as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield
+        return
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
-def write_summary(output_dir: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write what became of each case as `summary.csv` and `summary.json`."""
-    text = StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_write_text(output_dir / "summary.csv", text.getvalue())
-    atomic_write_text(output_dir / "summary.json", json.dumps(list(rows), indent=2) + "\n")
+def _cause(error: BaseException) -> BaseException:
+    """Return what a transform raised, of which MONAI's error around it only says where."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
-def predict_with_bundle(bundle: str | Path, input_dir: str, output_dir: str, **overrides: Any) -> None:
-    """Run the inference config of a bundle or run folder, as `python -m monai.bundle run inference` does."""
+def _row(entry: Input, status: str) -> dict[str, Any]:
+    return {"case": entry.case, "status": status, "reason": ""}
+
+
+def _pause() -> float:
+    """Seconds between two looks of a progress bar: a file or a log is spared its every step."""
+    return 0.5 if sys.stderr.isatty() else 10.0
+
+
+def predict_with_bundle(
+    bundle: str | Path, input_dir: str, output_dir: str, overlays: Sequence[str] = (), **overrides: Any
+) -> None:
+    """Run the inference config of a bundle or run folder, as `python -m monai.bundle run inference` does.
+
+    Args:
+        bundle: the folder that holds `configs` and `models`.
+        input_dir: what to predict.
+        output_dir: where results go.
+        overlays: config files on top of the bundle's own.
+        overrides: settings of the config.
+    """
     folder = Path(bundle)
     file = folder / "configs" / "inference.json"
     if not file.is_file():
@@ -174,7 +299,8 @@ def predict_with_bundle(bundle: str | Path, input_dir: str, output_dir: str, **o
             "this folder is no bundle", file=file, remedy="name a run's folder, or a bundle such as bundles/unet"
         )
     overrides |= {"bundle_root": str(folder), "input_dir": input_dir, "output_dir": output_dir}
-    workflow = ConfigWorkflow(config_file=str(file), workflow_type="inference", run_id="inference", **overrides)
+    files = [str(file), *overlays]
+    workflow = ConfigWorkflow(config_file=files, workflow_type="inference", run_id="inference", **overrides)
     try:
         workflow.initialize()
         workflow.run()

@@ -24,6 +24,7 @@ TEXTS = {"run_name"}  # whose own value is null
 # The least that a setting of this name can be, in every config that has it.
 WHOLE_NUMBERS = {"epochs": 1, "val_interval": 1, "patience": 1, "batch_size": 1, "crops_per_case": 1}
 WHOLE_NUMBERS |= {"accumulation_steps": 1, "num_workers": 0, "seed": 0, "fold": 0, "in_channels": 1, "spatial_dims": 2}
+WHOLE_NUMBERS |= {"num_shards": 1, "shard_id": 0}
 
 
 def of(parser: ConfigParser) -> dict[str, Any]:

@@ -215,11 +215,24 @@ def test_a_list_that_is_not_there_is_a_users_mistake(tmp_path):
         ([], {}),
         (["--probabilities"], {"save_probabilities": True}),
         (["--instances", "--uncertainty"], {"save_instances": True, "save_uncertainty": True}),
+        (["--dicom-seg", "--pictures"], {"save_dicom_seg": True, "save_pictures": True}),
+        (["--dicom_seg"], {"save_dicom_seg": True}),
         (["--device", "cuda:1"], {"device": "cuda:1"}),
+        (["--resume"], {"resume": True}),
+        (["--num_shards", "4", "--shard_id", "3"], {"num_shards": 4, "shard_id": 3}),
+        (["--num-shards", "4", "--shard-id", "3"], {"num_shards": 4, "shard_id": 3}),
     ],
 )
 def test_the_options_of_a_prediction_reach_it(monkeypatch, options, overrides):
     called = []
     monkeypatch.setattr("pipeline.predict.predict_with_bundle", lambda *args, **more: called.append((args, more)))
     main(["predict", "run", "in", "out", *options])
-    assert called == [(("run", "in", "out"), overrides)]
+    defaults = {"resume": False, "num_shards": 1, "shard_id": 0}
+    assert called == [(("run", "in", "out", []), defaults | overrides)]
+
+
+def test_overlays_of_a_prediction_reach_it(monkeypatch):
+    called = []
+    monkeypatch.setattr("pipeline.predict.predict_with_bundle", lambda *args, **more: called.append(args))
+    main(["predict", "run", "in", "out", "--overlay", "a.yaml", "b.yaml", "--uncertainty"])
+    assert called == [("run", "in", "out", ["a.yaml", "b.yaml"])]

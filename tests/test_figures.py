@@ -1,11 +1,14 @@
 """Figures are looked at: which colours stand where in the pixels."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline import figures
-from pipeline.figures import INVENTED, MISSED, RIGHT
+from pipeline.figures import CLASSES, DARK, INVENTED, MISSED, RIGHT
+from pipeline.volumes.planes import Plane
 
 BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
@@ -227,6 +230,110 @@ def test_accuracy_has_a_panel_where_it_is_known():
 def test_all_n_a_draws_no_score():
     figure = figures.curves(history(float("nan"), float("nan")))
     assert not figure.axes[1].lines
+
+
+# --- picture ----------------------------------------------------------------------------------------------------------
+
+
+def texts(figure):
+    return {text.get_text(): np.array(text.get_position()) for text in figure.texts}
+
+
+def plane(title="axial, k = 3", spacing=(1.0, 1.0), letters="RLAP", labels=()):
+    """20 x 40, black on the left and white on the right, with squares of 10 x 10 of the labels along the top."""
+    image, drawn = np.zeros((20, 40)), np.zeros((20, 40), np.uint8)
+    image[:, 20:] = 1000
+    for number, label in enumerate(labels):
+        drawn[:10, 10 * number : 10 * number + 10] = label
+    return Plane(title, image, drawn, spacing, letters)
+
+
+def test_labels_let_the_image_through_their_rims_least():
+    labels = np.zeros((8, 16), np.uint8)
+    labels[:, 8:], labels[:, 15:] = 1, 12  # of ten colours 12 has that of 2
+    painted = figures.coloured(labels)
+    np.testing.assert_allclose(painted[0, [8, 12, 15], :3], [CLASSES[0], CLASSES[0], CLASSES[1]], atol=1e-6)
+    np.testing.assert_allclose(painted[0, :, 3], [0] * 8 + [0.9] * 2 + [0.35] * 3 + [0.9] * 3, atol=1e-6)
+    np.testing.assert_array_equal(painted, np.repeat(painted[:1], 8, axis=0))
+
+
+def test_no_two_of_ten_classes_look_alike():
+    colours = np.array(CLASSES)
+    apart = np.abs(colours[:, None] - colours[None]).sum(axis=-1) + 9 * np.eye(len(colours))
+    assert len(colours) == 10
+    assert apart.min() > 0.15
+
+
+def test_a_class_lies_where_its_labels_are(tmp_path):
+    figure = figures.picture("case", [plane(labels=(1, 0, 2, 0))], {1: "liver  2 ml", 2: "kidney  1 ml"})
+    seen = panel(pixels(figure, tmp_path, dpi=figures.DPI), figure.axes[0])
+    rows, columns = np.array(seen.shape[:2]) // (4, 8)
+    for column, label, grey in ((1, 1, 0.0), (3, 0, 0.0), (5, 2, 1.0), (7, 0, 1.0)):
+        colour = grey if label == 0 else 0.35 * np.array(CLASSES[label - 1]) + 0.65 * grey
+        np.testing.assert_allclose(seen[rows, column * columns], np.broadcast_to(colour, 3), atol=2 / 255)
+    below = np.array([0, 0, 0, 1, 1, 1])
+    np.testing.assert_allclose(seen[3 * rows, [columns * n for n in (1, 2, 3, 5, 6, 7)], 0], below, atol=2 / 255)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["liver  2 ml", "kidney  1 ml"]
+    for handle, colour in zip(figure.legends[0].legend_handles, CLASSES, strict=False):
+        np.testing.assert_allclose(handle.get_facecolor()[:3], colour)
+
+
+def test_planes_have_one_scale_and_the_shape_of_their_millimetres():
+    planes = [plane(spacing=(1.0, 1.0)), plane("coronal, j = 1", (3.0, 1.0), "RLSI"), plane("s", (3.0, 0.5), "APSI")]
+    figure = figures.picture("case", planes, {})
+    width, height = figure.get_size_inches()
+    boxes = [axes.get_position() for axes in figure.axes]
+    sizes = np.array([(box.height * height, box.width * width) for box in boxes])
+    np.testing.assert_allclose(sizes / sizes[0, 1], np.array([[20, 40], [60, 40], [60, 20]]) / 40, rtol=1e-6)
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+    assert all(0 < box.x0 < box.x1 < 1 and 0 < box.y0 < box.y1 < 1 for box in boxes)
+
+
+def test_letters_stand_at_the_sides_they_name():
+    figure = figures.picture("case", [plane(letters="RLAP")], {})
+    found, box = texts(figure), figure.axes[0].get_position()
+    assert found["R"][0] < box.x0 < box.x1 < found["L"][0]
+    assert found["P"][1] < box.y0 < box.y1 < found["A"][1] < found["axial, k = 3"][1] < found["case"][1]
+    assert {"R", "L", "A", "P"}.isdisjoint(texts(figures.picture("case", [plane(letters="")], {})))
+
+
+def test_a_case_without_foreground_says_so():
+    figure = figures.picture("case", [plane()], {})
+    assert "no foreground" in texts(figure)
+    assert not figure.legends
+    assert "no foreground" not in texts(figures.picture("case", [plane()], {1: "liver"}))
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+    names = {n: f"class_{n} $x$ \\alpha" for n in range(1, 31)}
+    bytes_of_latin1 = b"r\xf6ntgen".decode("utf-8", "surrogateescape")
+    figure = figures.picture(f"a/$b_1$/{bytes_of_latin1}", [plane()], names)
+    assert "a/$b_1$/r?ntgen" in texts(figure)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(names.values())
+    figures.save(figure, tmp_path / "a.png")
+    legend, box = figure.legends[0].get_window_extent(), figure.axes[0].get_window_extent()
+    assert legend.y1 < box.y0
+    assert legend.x0 > 0
+    assert legend.x1 < figure.bbox.x1
+    long = figures.picture("patient_0123/" * 40 + "end", [plane()], {})
+    figures.save(long, tmp_path / "b.png")
+    (title,) = [text for text in long.texts if text.get_text().endswith("/end")]
+    assert title.get_text().startswith("…")
+    assert 0 < title.get_window_extent().x0 < title.get_window_extent().x1 < long.bbox.x1
+
+
+def test_images_of_any_numbers_and_sizes(tmp_path):
+    for shape, image in (
+        ((1, 1), np.zeros((1, 1), np.uint8)),
+        ((2, 3000), np.full((2, 3000), -5, np.int16)),
+        ((3000, 2500), np.broadcast_to(np.float32(1e30), (3000, 2500))),
+    ):
+        drawn = Plane("", image, np.zeros(shape, np.uint8), (1.0, 1.0))
+        picture = pixels(figures.picture("case", [drawn], {}), tmp_path)
+        assert 70 < picture.shape[0] < 500
+        assert 200 < picture.shape[1] < 800
+        np.testing.assert_allclose(picture[0, 0], np.array([int(DARK[n : n + 2], 16) for n in (1, 3, 5)]) / 255)
 
 
 # --- save -------------------------------------------------------------------------------------------------------------

@@ -3,17 +3,20 @@
 import csv
 import json
 import logging
+import os
+import signal
 
 import numpy as np
 import pytest
 import tifffile
 import torch
 from monai.inferers import SimpleInferer
-from monai.transforms import AsDiscreted, Compose
+from monai.transforms import Compose
 
 from pipeline.cli import main
 from pipeline.errors import InputError
-from pipeline.predict import FolderPredictor, list_inputs, predict_with_bundle, write_summary
+from pipeline.predict import FolderPredictor, predict_with_bundle, records
+from pipeline.transforms.classes_from_logits import ClassesFromLogitsd
 from pipeline.transforms.load_image import StrictLoadImaged
 from pipeline.transforms.save_image import AtomicSaveImaged
 
@@ -24,53 +27,16 @@ def touch(folder, *names):
         (folder / name).write_bytes(b"")
 
 
-def ids(*arguments):
-    return [record["id"] for record in list_inputs(*arguments)]
-
-
-# --- list_inputs ------------------------------------------------------------------------------------------------------
-
-
-def test_images_of_all_folders_in_order(tmp_path):
-    touch(tmp_path, "b.png", "a/deep/er/x.nii.gz", "a/y.TIF", "c.jpeg", "a.mha", "z.nrrd")
-    assert ids(tmp_path) == ["a/deep/er/x.nii.gz", "a/y.TIF", "a.mha", "b.png", "c.jpeg", "z.nrrd"]
-    assert list_inputs(str(tmp_path))[1] == {"id": "a/y.TIF", "image": str(tmp_path / "a" / "y.TIF")}
-
-
-def test_what_is_no_image_is_left_out(tmp_path):
-    touch(tmp_path, "a.png", "notes.txt", "summary.csv", "png", "scan.dcm", "x.tif/inside.png")
-    assert ids(tmp_path) == ["a.png", "x.tif/inside.png"]
-
-
-def test_hidden_files_and_folders_are_left_out(tmp_path):
-    # macOS leaves ._a.png beside a.png, and a write that was cut off leaves .tmp-...
-    touch(tmp_path, "a.png", "._a.png", ".tmp-1-a.tif", ".thumbnails/a.png", "b/.cache/deep/c.png")
-    assert ids(tmp_path) == ["a.png"]
-
-
-def test_a_hidden_folder_above_the_input_folder_hides_nothing(tmp_path):
-    touch(tmp_path, ".data/in/a.png")
-    assert ids(tmp_path / ".data" / "in") == ["a.png"]
-
-
-def test_an_output_folder_inside_is_left_out(tmp_path):
-    touch(tmp_path, "a.png", "out/a.png", "out/deep/b.png", "out_of_focus/c.png", "other/out/d.png")
-    assert ids(tmp_path, tmp_path / "out") == ["a.png", "other/out/d.png", "out_of_focus/c.png"]
-
-
-def test_it_is_left_out_however_it_is_spelled(tmp_path, monkeypatch):
-    touch(tmp_path, "in/a.png", "in/out/a.png")
-    monkeypatch.chdir(tmp_path)
-    assert ids("in", tmp_path / "in" / "x" / ".." / "out") == ["a.png"]
-    (tmp_path / "link").symlink_to(tmp_path / "in" / "out")
-    assert ids("in", "link") == ["a.png"]
-
-
-@pytest.mark.parametrize("output", [".", "in", "elsewhere"])
-def test_any_other_output_folder_hides_nothing(tmp_path, monkeypatch, output):
-    touch(tmp_path, "in/a.png", "in/b/c.png")
-    monkeypatch.chdir(tmp_path)
-    assert ids("in", output) == ["a.png", "b/c.png"]
+def test_records_name_the_files_of_every_case(tmp_path):
+    write_images(tmp_path, "b.tif", "a/x.tif", "a/x_0001.tif")
+    assert records(str(tmp_path), spatial_dims=2) == [
+        {"id": "a/x", "image": [str(tmp_path / "a" / "x.tif")]},
+        {"id": "a/x_0001", "image": [str(tmp_path / "a" / "x_0001.tif")]},
+        {"id": "b", "image": [str(tmp_path / "b.tif")]},
+    ]
+    touch(tmp_path, "c_0000.tif", "c_0001.tif")
+    joined = records(str(tmp_path), str(tmp_path / "a"), 2, spatial_dims=2)
+    assert joined[-1] == {"id": "c", "image": [str(tmp_path / "c_0000.tif"), str(tmp_path / "c_0001.tif")]}
 
 
 # --- FolderPredictor --------------------------------------------------------------------------------------------------
@@ -89,15 +55,20 @@ def threshold(at):
 def predictor(tmp_path):
     """Predicts `in` into `out`: class 1 where a pixel is above 100.5, which the network knows from its weights only."""
     torch.save(threshold(100.5).state_dict(), tmp_path / "model.pt")
-    writer = AtomicSaveImaged(keys="pred", output_dir=tmp_path / "out", root=tmp_path / "in")
+    return make_predictor(tmp_path)
+
+
+def make_predictor(folder, *writers, **options):
+    writer = AtomicSaveImaged(keys="pred", output_dir=folder / "out")
     return FolderPredictor(
-        input_dir=str(tmp_path / "in"),
-        output_dir=str(tmp_path / "out"),
+        input_dir=str(folder / "in"),
+        output_dir=str(folder / "out"),
         network=torch.nn.Conv2d(1, 2, 1),
-        weights=str(tmp_path / "model.pt"),
+        weights=str(folder / "model.pt"),
         preprocessing=StrictLoadImaged(keys="image", spatial_dims=2),
-        inferer=SimpleInferer(),
-        postprocessing=Compose([AsDiscreted(keys="pred", argmax=True), writer]),
+        postprocessing=Compose([ClassesFromLogitsd(keys="pred"), writer, *writers]),
+        class_names=["dark", "light"],
+        **{"inferer": SimpleInferer(), **options},
     )
 
 
@@ -111,13 +82,20 @@ def write_images(folder, *names):
         tifffile.imwrite(folder / name, image(number))
 
 
+def visible(folder):
+    files = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    return sorted(str(file) for file in files if file.parts[0] != ".completed")
+
+
 def test_every_image_is_predicted_under_its_own_name(predictor, tmp_path):
     names = ["a.tif", "b/a.tif", "b/c.tif"]
     write_images(tmp_path / "in", *names)
     rows = predictor.run()
     for number, name in enumerate(names):
         np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / name), image(number) > 100)
-    assert [(row["case"], row["status"], row["reason"]) for row in rows] == [(name, "done", "") for name in names]
+    assert [(row["case"], row["status"], row["reason"]) for row in rows] == [
+        (case, "done", "") for case in ("a", "b/a", "b/c")
+    ]
 
 
 def test_the_network_does_not_train_while_it_predicts(predictor, tmp_path):
@@ -141,12 +119,13 @@ def test_a_bad_image_is_reported_and_the_others_are_done(predictor, tmp_path, ca
     assert "2 of 4 images were not predicted" in message
     assert caught.value.file == str(tmp_path / "out" / "summary.csv")
     assert caught.value.remedy
-    for name in ("b.tif", "d.tif"):
-        assert f"case '{name}'" in message
-        assert f"case '{name}'" in caplog.text
+    for name in ("b", "d"):
+        assert f"case '{name}', file '{tmp_path}/in/{name}.tif'" in message
+        assert f"case '{name}', file" in caplog.text
     assert "a.tif" not in message
+    assert "case 'a': done in" in caplog.text
     assert "2 of 4 images predicted" in caplog.text
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"a.tif", "c.tif", "summary.csv", "summary.json"}
+    assert visible(tmp_path / "out") == ["a.tif", "c.tif", "summary.csv", "summary.json"]
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "c.tif"), image(2) > 100)
 
 
@@ -155,13 +134,13 @@ def test_an_error_of_the_network_is_told_with_its_case(predictor, tmp_path):
 
     def fail(images, network):
         if (images.numpy()[0, 0] == image(0)).all():
-            raise MemoryError("too large")
+            raise ArithmeticError("too large")
         return network(images)
 
     predictor.inferer = fail
     with pytest.raises(InputError) as caught:
         predictor.run()
-    assert caught.value.reason == "1 of 2 images were not predicted:\n  case 'a.tif': MemoryError: too large\n"
+    assert caught.value.reason == "1 of 2 images were not predicted:\n  case 'a': ArithmeticError: too large\n"
     assert (tmp_path / "out" / "b.tif").exists()
 
 
@@ -176,13 +155,11 @@ class Spreading:
         return logits, torch.tensor([0.1, 0.2])[None, :, None, None].expand_as(logits)
 
 
-def test_the_uncertainty_is_that_of_the_least_certain_class(predictor, tmp_path):
+def test_the_uncertainty_is_that_of_the_least_certain_class(tmp_path, predictor):
     write_images(tmp_path / "in", "a.tif")
-    options = {"output_dir": tmp_path / "out", "root": tmp_path / "in", "postfix": "_uncertainty"}
-    writer = AtomicSaveImaged(keys="uncertainty", kind="probabilities", **options)
-    predictor.inferer, predictor.uncertainty = Spreading(), True
-    predictor.postprocessing = Compose([*predictor.postprocessing.transforms, writer])
-    predictor.run()
+    options = {"output_dir": tmp_path / "out", "postfix": "_uncertainty", "kind": "probabilities"}
+    writer = AtomicSaveImaged(keys="uncertainty", **options)
+    make_predictor(tmp_path, writer, inferer=Spreading(), uncertainty=True).run()
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "a.tif"), image(0) > 100)
     uncertainty = tifffile.imread(tmp_path / "out" / "a_uncertainty.tif")
     assert uncertainty.dtype == np.float32
@@ -194,33 +171,134 @@ def test_a_single_prediction_has_no_uncertainty():
         FolderPredictor("in", "out", torch.nn.Identity(), "", None, SimpleInferer(), None, uncertainty=True)
 
 
+def summary(folder, stem="summary"):
+    return json.loads((folder / "out" / f"{stem}.json").read_text())
+
+
 def test_the_summary_tells_of_every_case(predictor, tmp_path):
     write_images(tmp_path / "in", "a.tif", "b, c.tif")
     (tmp_path / "in" / "a.tif").write_bytes(b"no TIFF")
     with pytest.raises(InputError):
         predictor.run()
-    rows = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert [(row["case"], row["status"]) for row in rows] == [("a.tif", "failed"), ("b, c.tif", "done")]
-    assert "case 'a.tif'" in rows[0]["reason"]
-    assert rows[1]["reason"] == ""
-    assert all(0 <= row["seconds"] < 60 for row in rows)
+    failed, done = summary(tmp_path)
+    assert (failed["case"], failed["status"]) == ("a", "failed")
+    assert failed["reason"].startswith(f"case 'a', file '{tmp_path}/in/a.tif': ")
+    light = int((image(1) > 100).sum())
+    expected = {"case": "b, c", "status": "done", "reason": "", "shape": [6, 9], "outputs": ["b, c.tif"]}
+    expected |= {"voxels/dark": 54 - light, "voxels/light": light}
+    assert {key: value for key, value in done.items() if not key.startswith("seconds")} == expected
+    stages = [done[f"seconds_{stage}"] for stage in ("read", "predict", "write")]
+    assert done["seconds"] == pytest.approx(sum(stages), abs=0.003)
+    assert all(0 <= second < 60 for second in stages)
     with (tmp_path / "out" / "summary.csv").open(newline="") as stream:
-        assert list(csv.DictReader(stream)) == [{key: str(value) for key, value in row.items()} for row in rows]
+        assert [row["status"] for row in csv.DictReader(stream)] == ["failed", "done"]
 
 
-def test_a_reason_of_several_lines_stays_one_row(tmp_path):
-    rows = [{"case": "a", "reason": 'first\nsecond, "third"'}, {"case": "b", "reason": ""}]
-    write_summary(tmp_path, rows)
-    with (tmp_path / "summary.csv").open(newline="") as stream:
-        assert list(csv.DictReader(stream)) == rows
+def test_a_batch_that_is_stopped_leaves_a_summary(predictor, tmp_path, caplog):
+    write_images(tmp_path / "in", "a.tif", "b.tif", "c.tif")
+    predictor.inferer = lambda images, network: (
+        (os.kill(os.getpid(), signal.SIGTERM) if (images.numpy()[0, 0] == image(1)).all() else None) or network(images)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        predictor.run()
+    assert [row["status"] for row in summary(tmp_path)][::2] == ["done", "waiting"]
+    assert "--resume" in caplog.text
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+# --- resume and shards ------------------------------------------------------------------------------------------------
+
+
+class Counting:
+    """An inferer that counts its images."""
+
+    def __init__(self):
+        self.images = 0
+
+    def __call__(self, images, network):
+        self.images += 1
+        return network(images)
+
+
+def run(folder, **options):
+    """Run a predictor, and return how many images it predicted."""
+    inferer = Counting()
+    make_predictor(folder, inferer=inferer, **options).run()
+    return inferer.images
+
+
+def test_what_is_complete_is_not_done_again(predictor, tmp_path, caplog):
+    write_images(tmp_path / "in", "a.tif", "b.tif", "c.tif")
+    assert run(tmp_path) == 3
+    before = summary(tmp_path)
+    with caplog.at_level(logging.INFO):
+        assert run(tmp_path, resume=True) == 0
+    assert "3 of 3 cases were complete" in caplog.text
+    assert summary(tmp_path) == before
+    assert run(tmp_path) == 3, "without --resume everything is done"
+
+
+def test_what_is_missing_or_changed_is_done_again(predictor, tmp_path):
+    write_images(tmp_path / "in", "a.tif", "b.tif", "c.tif", "d.tif")
+    run(tmp_path)
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in visible(tmp_path / "out") if name != "a.tif"}
+    (tmp_path / "out" / "b.tif").unlink()
+    (tmp_path / "out" / "c.tif").write_bytes(b"half")
+    tifffile.imwrite(tmp_path / "in" / "a.tif", image(9))
+    assert run(tmp_path, resume=True) == 3
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "a.tif"), image(9) > 100)
+    for name in ("b.tif", "c.tif", "d.tif"):
+        assert (tmp_path / "out" / name).read_bytes() == before[name]
+
+
+def test_another_model_or_setting_does_all_again(predictor, tmp_path):
+    write_images(tmp_path / "in", "a.tif", "b.tif")
+    settings = {"threshold": 1, "device": "cpu", "output_dir": "out", "resume": False}
+    assert run(tmp_path, settings=settings) == 2
+    assert run(tmp_path, settings=settings | {"device": "cuda", "output_dir": "/x/out"}, resume=True) == 0
+    assert run(tmp_path, settings=settings | {"threshold": 2}, resume=True) == 2
+    torch.save(threshold(50.5).state_dict(), tmp_path / "model.pt")
+    assert run(tmp_path, settings=settings | {"threshold": 2}, resume=True) == 2
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "a.tif"), image(0) > 50)
+
+
+def test_a_failure_says_what_an_earlier_batch_has_left(predictor, tmp_path):
+    write_images(tmp_path / "in", "a.tif", "b.tif")
+    predictor.run()
+    (tmp_path / "in" / "a.tif").write_bytes(b"no TIFF")
+    with pytest.raises(InputError, match=r"What an earlier batch made of this case is still there: .*out/a\.tif\."):
+        run(tmp_path, resume=True)
+    assert [row["status"] for row in summary(tmp_path)] == ["failed", "done"]
+
+
+def test_shards_do_each_case_once(predictor, tmp_path):
+    write_images(tmp_path / "in", "a.tif", "b.tif", "c.tif", "d.tif", "e.tif")
+    assert [run(tmp_path, num_shards=2, shard_id=shard) for shard in (0, 1)] == [3, 2]
+    assert [row["case"] for row in summary(tmp_path, "summary-0-of-2")] == ["a", "c", "e"]
+    assert [row["case"] for row in summary(tmp_path, "summary-1-of-2")] == ["b", "d"]
+    assert run(tmp_path, resume=True) == 0
+    assert [row["status"] for row in summary(tmp_path)] == ["done"] * 5
+    with pytest.raises(InputError, match="there is no shard 2 of 2"):
+        run(tmp_path, num_shards=2, shard_id=2)
+
+
+def test_a_result_that_would_share_a_file_with_another_is_refused(predictor, tmp_path):
+    write_images(tmp_path / "in", "a.tif", "a_prob.tif")
+    options = {"output_dir": tmp_path / "out", "kind": "probabilities", "postfix": "_prob"}
+    reason = r"1 of 2 images.*\n  case 'a_prob': its result would have the name of the _prob file of case 'a'"
+    with pytest.raises(InputError, match=reason):
+        make_predictor(tmp_path, AtomicSaveImaged(keys="probabilities", **options), probabilities=True).run()
+    assert visible(tmp_path / "out") == ["a.tif", "a_prob.tif", "summary.csv", "summary.json"]
+    assert tifffile.imread(tmp_path / "out" / "a_prob.tif").shape == (2, 6, 9)
+    assert len(predictor.run()) == 2, "without probabilities there is no clash"
 
 
 @pytest.mark.parametrize(
     ("made", "reason"),
     [
-        (None, "the input folder does not exist"),
-        ([], "the input folder holds no image (.nii .nii.gz "),
-        (["notes.txt", ".hidden.tif"], "the input folder holds no image"),
+        (None, "the input does not exist"),
+        ([], "holds no image of 2D (.nii .nii.gz "),
+        (["notes.txt", ".hidden.tif"], "holds no image of 2D"),
     ],
 )
 def test_no_image_is_an_error_before_the_weights_are_looked_at(predictor, tmp_path, made, reason):
@@ -232,7 +310,7 @@ def test_no_image_is_an_error_before_the_weights_are_looked_at(predictor, tmp_pa
         predictor.run()
     assert caught.value.reason.startswith(reason)
     assert caught.value.file == str(tmp_path / "in")
-    assert caught.value.remedy == "check --input_dir"
+    assert caught.value.remedy
     assert not (tmp_path / "out").exists()
 
 
@@ -243,6 +321,14 @@ def test_predicting_again_into_a_folder_inside_does_not_predict_predictions(pred
     assert len(predictor.run()) == 1
     assert len(predictor.run()) == 1
     assert [file.name for file in (tmp_path / "in" / "out").glob("*.tif")] == ["a.tif"]
+
+
+def test_an_image_of_other_channels_fails_with_its_name(predictor, tmp_path):
+    predictor.network.in_channels = 3
+    write_images(tmp_path / "in", "a.tif")
+    torch.save(torch.nn.Conv2d(1, 2, 1).state_dict(), tmp_path / "model.pt")
+    with pytest.raises(InputError, match="the image has 1 channels, and the network was trained on 3"):
+        predictor.run()
 
 
 # --- predict_with_bundle ----------------------------------------------------------------------------------------------
@@ -257,13 +343,14 @@ def bundle(tmp_path):
         "_target_": "pipeline.transforms.save_image.AtomicSaveImaged",
         "keys": "pred",
         "output_dir": "@output_dir",
-        "root": "@input_dir",
     }
     config = {
         "bundle_root": "elsewhere",
         "input_dir": "elsewhere",
         "output_dir": "elsewhere",
-        "save_probabilities": True,
+        "resume": False,
+        "num_shards": 1,
+        "shard_id": 0,
         "predictor": {
             "_target_": "pipeline.predict.FolderPredictor",
             "input_dir": "@input_dir",
@@ -278,7 +365,10 @@ def bundle(tmp_path):
             "inferer": {"_target_": "SimpleInferer"},
             "postprocessing": {
                 "_target_": "Compose",
-                "transforms": [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}, saving],
+                "transforms": [
+                    {"_target_": "pipeline.transforms.classes_from_logits.ClassesFromLogitsd", "keys": "pred"},
+                    saving,
+                ],
             },
         },
         "initialize": [],

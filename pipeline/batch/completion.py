@@ -69,8 +69,25 @@ class Completion:
                 return f"its output '{state[0]}' is missing or has changed"
         return None
 
-    def mark_complete(self, entry: Input, outputs: Iterable[str | os.PathLike[str]]) -> None:
-        """Record that a case which was begun is done, once its outputs are written."""
+    def result(self, entry: Input) -> dict[str, Any]:
+        """Return what `mark_complete` was told of a case, nothing where there is no record."""
+        return (self._load(entry.case) or {}).get("result", {})
+
+    def leftovers(self, entry: Input) -> list[Path]:
+        """Return the outputs that an earlier batch recorded for a case and that still lie there."""
+        recorded = (self._load(entry.case) or {}).get("outputs", [])
+        return [file for name, *_ in recorded if (file := self.output_dir / name).is_file()]
+
+    def mark_complete(
+        self, entry: Input, outputs: Iterable[str | os.PathLike[str]], result: Mapping[str, Any] | None = None
+    ) -> None:
+        """Record that a case which was begun is done, once its outputs are written.
+
+        Args:
+            entry: the case.
+            outputs: its files.
+            result: what else is to be known of it when the batch is resumed, as far as JSON can say it.
+        """
         files = [Path(output) for output in outputs]
         if not files or entry.case not in self._begun:
             raise ValueError(f"case '{entry.case}' has no output or was not begun")
@@ -79,6 +96,7 @@ class Completion:
             "model": self._model,
             "inputs": self._begun.pop(entry.case),
             "outputs": [_state(file, os.path.relpath(file, self.output_dir)) for file in files],
+            "result": dict(result or {}),
         }
         body = json.dumps(record, sort_keys=True).encode()
         atomic_write_bytes(self._file(entry.case), _sealed(body))

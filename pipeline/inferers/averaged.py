@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from typing import Any
 
 import torch
 from monai.inferers import Inferer
-from monai.utils import convert_to_dst_type, convert_to_tensor
+from monai.utils import convert_to_tensor
 
 from pipeline.errors import InputError
+from pipeline.inferers.fitting import allocate
+from pipeline.inferers.slabs import Slab, in_pieces, joined, mirror
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 Version = tuple[Change, Change]  # from the image to its version, and from the version's prediction back
@@ -48,10 +51,7 @@ class AveragedInferer(Inferer):
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         """Return the logits of the mean probabilities, (B, classes, *spatial)."""
-        mean = torch.zeros(())
-        for count, probabilities in enumerate(self._probabilities(inputs, network, *args, **kwargs), 1):
-            mean = mean + (probabilities - mean) / count
-        return _like(inputs, self._logits(mean))
+        return joined(self.slabs(inputs, network, *args, **kwargs), inputs)[0]
 
     def predict_with_spread(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -61,29 +61,57 @@ class AveragedInferer(Inferer):
         This is the standard deviation of each class's probability over the versions, (B, classes, *spatial), from 0 to
         0.5. With softmax, that of the background in channel 0 is that of the whole foreground too.
         """
-        mean, squares, count = torch.zeros(()), torch.zeros(()), 0
-        for count, probabilities in enumerate(self._probabilities(inputs, network, *args, **kwargs), 1):
-            difference = probabilities - mean
-            mean = mean + difference / count
-            squares = squares + difference * (probabilities - mean)  # Welford's sum: no difference of large numbers
-        return _like(inputs, self._logits(mean)), _like(inputs, (squares / count).sqrt())
+        logits, spread = joined(self.slabs(inputs, network, *args, spread=True, **kwargs), inputs)
+        assert spread is not None
+        return logits, spread
 
-    def _probabilities(
-        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
-    ) -> Iterator[torch.Tensor]:
-        """The probabilities that each version gives, turned back: (B, classes, *spatial)."""
-        images = convert_to_tensor(inputs)
-        for change, back in VERSIONS[self.transforms](images.shape[2:]):
-            version = change(images)
-            logits = self.inferer(version, network, *args, **kwargs)
-            if logits.shape[2:] != version.shape[2:]:
-                reason = f"the prediction has {tuple(logits.shape[2:])} voxels, its image {tuple(version.shape[2:])}"
-                remedy = "use pipeline.inferers.overlap_tile.OverlapTileInferer inside"
-                raise InputError(reason, remedy=remedy)
-            activation = self._activation(logits)
-            if activation == "softmax" and logits.shape[1] == 1:
-                raise InputError("the softmax of a single channel is 1 everywhere", remedy="use activation='sigmoid'")
-            yield back(ACTIVATIONS[activation](logits.to(_at_least_float32(logits))))
+    def slabs(
+        self,
+        image: torch.Tensor,
+        network: Callable[..., torch.Tensor],
+        *args: Any,
+        spread: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[Slab]:
+        """Yield what calling returns in slabs, on request with the spread; other arguments go to the network.
+
+        Mirrored versions are predicted side by side, plane by plane, where that holds less than the mean of the whole
+        image; otherwise, and for other versions, one after the other is added to that.
+        """
+        images = convert_to_tensor(image)
+        mirrors = MIRRORS.get(self.transforms)
+        if mirrors is not None and hasattr(self.inferer, "planes_held"):
+            inner = partial(self.inferer.slabs, images, network, *args, **kwargs)  # type: ignore[attr-defined]
+            versions: list[Iterator[Slab]] = [
+                map(self._probabilities, inner(mirrored=axes)) for axes in mirrors(images.ndim)
+            ]
+            others = (len(versions) - 1) * self.inferer.planes_held(images, network)
+            average = _side_by_side if others <= images.shape[2] * (1 + spread) else _in_turn
+        else:
+            predict = partial(self._whole, images, lambda version: self.inferer(version, network, *args, **kwargs))
+            versions = [predict(*version) for version in VERSIONS[self.transforms](images.shape[2:])]
+            average = _in_turn
+        for mean in average(versions, images.shape[2], spread):
+            for piece in in_pieces(mean):
+                yield replace(piece, logits=self._logits(piece.logits))
+
+    def _whole(self, images: torch.Tensor, predict: Change, change: Change, back: Change) -> Iterator[Slab]:
+        """One slab of the probabilities that a version gives, turned back."""
+        version = change(images)
+        logits = predict(version)
+        if logits.shape[2:] != version.shape[2:]:
+            reason = f"the prediction has {tuple(logits.shape[2:])} voxels, its image {tuple(version.shape[2:])}"
+            remedy = "use pipeline.inferers.overlap_tile.OverlapTileInferer inside"
+            raise InputError(reason, remedy=remedy)
+        probabilities = self._probabilities(Slab(0, version.shape[2], logits)).logits
+        yield Slab(0, images.shape[2], back(probabilities))
+
+    def _probabilities(self, slab: Slab) -> Slab:
+        """A slab with probabilities in place of its logits."""
+        activation = self._activation(slab.logits)
+        if activation == "softmax" and slab.logits.shape[1] == 1:
+            raise InputError("the softmax of a single channel is 1 everywhere", remedy="use activation='sigmoid'")
+        return replace(slab, logits=ACTIVATIONS[activation](slab.logits.to(_at_least_float32(slab.logits))))
 
     def _activation(self, channels: torch.Tensor) -> str:
         return self.activation or ("sigmoid" if channels.shape[1] == 1 else "softmax")
@@ -97,16 +125,60 @@ class AveragedInferer(Inferer):
 ACTIVATIONS: dict[str, Change] = {"softmax": partial(torch.softmax, dim=1), "sigmoid": torch.sigmoid}
 
 
-def _none(size: Sequence[int]) -> Iterator[Version]:
-    yield _same, _same
+def _side_by_side(versions: Sequence[Iterator[Slab]], planes: int, spread: bool) -> Iterator[Slab]:
+    """The mean of all versions, and how they spread, plane by plane."""
+    slabs = [next(version) for version in versions]
+    start = 0
+    while start < planes:
+        slabs = [slab if start < slab.stop else next(version) for slab, version in zip(slabs, versions, strict=True)]
+        stop = min(slab.stop for slab in slabs)
+        parts = [slab.logits[:, :, start - slab.start : stop - slab.start] for slab in slabs]
+        mean = torch.zeros_like(parts[0])
+        squares = torch.zeros_like(mean) if spread else None
+        for count, part in enumerate(parts, 1):
+            _add(part, count, mean, squares)
+        yield Slab(start, stop, mean, None if squares is None else squares.div_(len(versions)).sqrt_())
+        start = stop
 
 
-def _mirrors(size: Sequence[int]) -> Iterator[Version]:
-    axes = range(2, 2 + len(size))
-    for count in range(len(axes) + 1):
-        for chosen in combinations(axes, count):
-            mirror = partial(torch.flip, dims=chosen)
-            yield mirror, mirror
+def _in_turn(versions: Sequence[Iterator[Slab]], planes: int, spread: bool) -> Iterator[Slab]:
+    """The same in one slab: each version is added to the mean of the whole image, and forgotten."""
+    mean, squares = torch.empty(0), None
+    for count, version in enumerate(versions, 1):
+        for slab in version:
+            part, own = slab.logits, slice(slab.start, slab.stop)
+            if not mean.numel():
+                shape = (*part.shape[:2], planes, *part.shape[3:])
+                mean = allocate(shape, part.dtype, part.device, zeros=True)
+                squares = allocate(shape, part.dtype, mean.device, zeros=True) if spread else None
+            _add(part, count, mean[:, :, own], None if squares is None else squares[:, :, own])
+    yield Slab(0, planes, mean, None if squares is None else squares.div_(len(versions)).sqrt_())
+
+
+def _add(part: torch.Tensor, count: int, mean: torch.Tensor, squares: torch.Tensor | None) -> None:
+    """Make the mean of `count` - 1 parts that of `count`, in place: no sum of squares is a difference of large numbers.
+
+    Welford 1962, Note on a method for calculating corrected sums of squares and products.
+    """
+    part = part.to(mean.device)
+    difference = part - mean
+    mean.add_(difference / count)
+    if squares is not None:
+        squares.add_(difference.mul_(part - mean).to(squares.device))
+
+
+def _subsets_of_axes(ndim: int) -> list[tuple[int, ...]]:
+    axes = range(2, ndim)
+    return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
+
+
+def _mirrored(axes_of: Callable[[int], list[tuple[int, ...]]], size: Sequence[int]) -> Iterator[Version]:
+    for axes in axes_of(2 + len(size)):
+        change = partial(mirror, axes=axes)
+        yield change, change
+
+
+MIRRORS: dict[str, Callable[[int], list[tuple[int, ...]]]] = {"mirrors": _subsets_of_axes, "none": lambda ndim: [()]}
 
 
 def _dihedral(size: Sequence[int]) -> Iterator[Version]:
@@ -126,13 +198,8 @@ def _rotations7(size: Sequence[int]) -> Iterator[Version]:
 VERSIONS: dict[str, Callable[[Sequence[int]], Iterator[Version]]] = {
     "rotations7": _rotations7,
     "dihedral": _dihedral,
-    "mirrors": _mirrors,
-    "none": _none,
+    **{name: partial(_mirrored, axes_of) for name, axes_of in MIRRORS.items()},
 }
-
-
-def _same(image: torch.Tensor) -> torch.Tensor:
-    return image
 
 
 def _turn(quarters: int, mirrored: bool, image: torch.Tensor) -> torch.Tensor:
@@ -178,8 +245,3 @@ def _check_2d(transforms: str, size: Sequence[int]) -> None:
 
 def _at_least_float32(image: torch.Tensor) -> torch.dtype:
     return torch.promote_types(image.dtype, torch.float32)
-
-
-def _like(inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """The output with the input's metadata, if it has any."""
-    return convert_to_dst_type(output, inputs, dtype=output.dtype, device=output.device)[0]

@@ -11,6 +11,11 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
 
 
+def label_type(highest: int) -> torch.dtype:
+    """Return uint8 for labels up to 255, else int32: torch computes little in wider unsigned types."""
+    return torch.uint8 if highest < 256 else torch.int32
+
+
 class ClassesFromLogitsd(MapTransform):
     """Replace logits (C, *spatial) by class indices (1, *spatial), and keep the probabilities (C, *spatial).
 
@@ -21,6 +26,8 @@ class ClassesFromLogitsd(MapTransform):
         keys: logits of one image, tensors with or without meta data; that goes along.
         probabilities_key: where the probabilities go, one for each key; None drops them.
     """
+
+    voxelwise = True  # it may be applied to any part of an image
 
     def __init__(
         self,
@@ -37,7 +44,9 @@ class ClassesFromLogitsd(MapTransform):
         for key, probabilities_key in self.key_iterator(result, self.probabilities_keys):
             logits = data[key].float()
             single = len(logits) == 1
-            result[key] = (logits > 0).long() if single else logits.argmax(0, keepdim=True)
+            # max is several times faster than argmax, and takes the first of equal ones as well.
+            classes = logits > 0 if single else logits.max(0, keepdim=True).indices
+            result[key] = classes.to(label_type(max(len(logits) - 1, 1)))
             if probabilities_key is not None:
                 result[probabilities_key] = logits.sigmoid() if single else torch.softmax(logits, 0)
         return result

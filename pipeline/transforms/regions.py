@@ -11,6 +11,7 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type, ensure_tuple_rep
 
 from pipeline.errors import InputError
+from pipeline.transforms.classes_from_logits import label_type
 
 Regions = Mapping[str, Sequence[int]]
 
@@ -72,6 +73,8 @@ class LabelsFromRegionsd(MapTransform):
         probabilities_key: where the sigmoids go, one for each key; None drops them.
     """
 
+    voxelwise = True  # it may be applied to any part of an image
+
     def __init__(
         self,
         keys: KeysCollection,
@@ -91,7 +94,7 @@ class LabelsFromRegionsd(MapTransform):
             if len(logits) != len(self.labels):
                 reason = f"the network has {len(logits)} channels, but there are {len(self.labels)} regions"
                 raise InputError(reason, file="regions", remedy="train with the regions that are to be predicted")
-            labels = torch.zeros_like(logits[:1], dtype=torch.long)
+            labels = torch.zeros_like(logits[:1], dtype=label_type(max(self.labels)))
             for region, label in zip(logits, self.labels, strict=True):
                 labels[0][region > 0] = label
             result[key] = labels

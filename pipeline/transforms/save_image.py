@@ -1,11 +1,10 @@
-"""Saving of predictions: one whole output file per input file, in the input's format and geometry."""
+"""Saving of predictions: one whole output file per case, in the format and geometry of its input."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Mapping
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -15,23 +14,22 @@ from monai.transforms import MapTransform, SaveImaged
 from monai.utils import ImageMetaKey, MetaKeys
 
 from pipeline.errors import InputError
-from pipeline.volumes.reading import suffix_of
+from pipeline.volumes.reading import files_of, reads_as_dicom, suffix_of
 from pipeline.volumes.writing import write_label_map, write_volume
 
 READ_ONLY = {".jpg": ".png", ".jpeg": ".png", ".bmp": ".png"}  # lossy or dated formats, and what is written instead
 
 
 class AtomicSaveImaged(SaveImaged):
-    """Write `data[key]` of shape (channels, *spatial) to the input's relative path below another folder.
+    """Write `data[key]` of shape (channels, *spatial) to `output_dir/<id><postfix><suffix>`.
 
-    ``root/a/x.nii.gz`` becomes ``output_dir/a/x<postfix>.nii.gz``. Where the output needs another format, the input's
-    suffix stays in the name, so that x.jpg (``x.jpg.png``) and x.png (``x.png``) keep apart.
+    The suffix is that of the input's format: the case "a/x" of x.nii.gz becomes ``a/x<postfix>.nii.gz``. DICOM becomes
+    ``.nii.gz``, JPEG and BMP ``.png``, and the probabilities of such pictures ``.tif``.
 
     Args:
         keys: keys to save; the input file is named by the meta data of `data[key]`, else of `data["image"]`.
         output_dir: folder to write to; missing folders are made.
-        root: folder that all inputs lie in.
-        postfix: put between the input's stem and suffix, such as "_seg".
+        postfix: put between the case's id and the suffix, such as "_seg".
         kind: "labels" demands one channel of whole numbers; "probabilities" writes all channels as float32.
         allow_missing_keys: skip a key that the data lacks.
     """
@@ -40,7 +38,6 @@ class AtomicSaveImaged(SaveImaged):
         self,
         keys: KeysCollection,
         output_dir: str | PathLike[str],
-        root: str | PathLike[str],
         postfix: str = "",
         kind: Literal["labels", "probabilities"] = "labels",
         allow_missing_keys: bool = False,
@@ -48,64 +45,70 @@ class AtomicSaveImaged(SaveImaged):
         MapTransform.__init__(self, keys, allow_missing_keys)
         if kind not in ("labels", "probabilities"):
             raise ValueError(f"kind must be 'labels' or 'probabilities', got {kind!r}")
-        self.output_dir, self.root, self.postfix, self.kind = Path(output_dir), Path(root), postfix, kind
-        self._input_of: dict[Path, Path] = {}
+        self.output_dir, self.postfix, self.kind = Path(output_dir), postfix, kind
 
-    def output_file(self, file: str | PathLike[str]) -> Path:
-        """Return where the result for the input `file` is written."""
-        path, root = Path(os.path.abspath(file)), Path(os.path.abspath(self.root))  # a link keeps its own place
-        if not path.is_relative_to(root):
-            raise InputError(
-                f"does not lie in the root folder '{root}'", file=file, remedy="set root to a folder of it"
-            )
-        suffix = suffix_of(path)
-        written = READ_ONLY.get(suffix, suffix)
-        if self.kind == "probabilities" and written == ".png":
-            written = ".tif"  # PNG holds whole numbers only
-        stem, spelled = path.name[: -len(suffix)], path.name[-len(suffix) :]
-        name = stem + self.postfix + spelled + (written if written != suffix else "")
-        output = self.output_dir / path.relative_to(root).with_name(name)
-        if output.resolve() == path.resolve():
-            raise InputError("would be overwritten by its own result", file=file, remedy="change output_dir or postfix")
+    def output_file(self, case: str, source: Path) -> Path:
+        """Return where the result for the input `source` is written."""
+        suffix = ".nii.gz" if reads_as_dicom(source) else suffix_of(source)
+        suffix = READ_ONLY.get(suffix, suffix)
+        if self.kind == "probabilities" and suffix == ".png":
+            suffix = ".tif"  # PNG holds whole numbers only
+        output = output_of(self.output_dir, case, self.postfix + suffix)
+        if output.resolve() == source.resolve():
+            remedy = "change output_dir or postfix"
+            raise InputError("would be overwritten by its own result", case=case, file=source, remedy=remedy)
         return output
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Save each key; `data["id"]`, where given, names the case in errors."""
+        """Save each key, and add the files that were written to `data["outputs"]`."""
         record = dict(data)
-        case = None if record.get("id") is None else str(record["id"])
         for key in self.key_iterator(record):
-            source = _source_file(record, key, case)
-            output = self.output_file(source)
-            if self._input_of.setdefault(output, source) != source:
-                raise InputError(
-                    f"its result '{output}' is already that of '{self._input_of[output]}'",
-                    case=case,
-                    file=source,
-                    remedy="rename one of the two inputs",
-                )
+            case = case_of(record)
+            source = source_of(record, key)
+            output = self.output_file(case, source)
             tensor = torch.as_tensor(record[key]).detach().cpu()
             if self.kind == "labels":
                 write_label_map(output, _only_channel(tensor.numpy(), output, case), like=source, case=case)
             else:
                 write_volume(output, tensor.float().numpy(), like=source, case=case)
+            record["outputs"] = [*record.get("outputs", []), *files_of(output, tensor.ndim - 1)]
             if hasattr(record[key], "meta"):
                 record[key].meta[MetaKeys.SAVED_TO] = str(output)
         return record
 
 
-def _source_file(record: Mapping[Hashable, Any], key: Hashable, case: str | None) -> Path:
+def case_of(record: Mapping[Hashable, Any]) -> str:
+    """Return the case's id, which names its outputs."""
+    if not record.get("id"):
+        raise InputError("the record has no 'id' to name its outputs by", remedy="give each record an id")
+    return str(record["id"])
+
+
+def output_of(output_dir: Path, case: str, ending: str) -> Path:
+    """Return `output_dir/<case><ending>`, such as ``out/patient/1.2.scan_prob.nii.gz``.
+
+    Dots in the id are part of it; the folders that it names lie below the output folder, or it is an error.
+    """
+    place = PurePath(case)
+    if place.is_absolute() or not place.name or ".." in place.parts:
+        raise InputError(f"its id leads out of the output folder '{output_dir}'", case=case, remedy="change the id")
+    return output_dir / place.with_name(place.name + ending)
+
+
+def source_of(record: Mapping[Hashable, Any], key: Hashable = "pred") -> Path:
+    """Return the input file that `record[key]` belongs to, or the first of its channels."""
     for holder in (key, "image"):
         file = getattr(record.get(holder), "meta", {}).get(ImageMetaKey.FILENAME_OR_OBJ)
         if file:
             return Path(file)
     raise InputError(
         f"neither '{key}' nor 'image' carries the name of its input file (meta['filename_or_obj'])",
-        case=case,
+        case=None if record.get("id") is None else str(record["id"]),
         remedy="load with StrictLoadImaged, and keep the meta data up to here",
     )
 
 
-def _only_channel(array: np.ndarray, output: Path, case: str | None) -> np.ndarray:
+def _only_channel(array: np.ndarray, output: Path, case: str) -> np.ndarray:
     if len(array) != 1:
         raise InputError(
             f"a label map needs one channel, got shape {array.shape}",

@@ -16,6 +16,7 @@ from monai.utils import MetaKeys, ensure_tuple_rep
 from torch.nn import functional
 
 from pipeline.errors import InputError
+from pipeline.transforms.resample_planes import PlaneResampler
 
 INTERPOLATION = {
     "linear": {1: "linear", 2: "bilinear", 3: "trilinear"},
@@ -106,16 +107,30 @@ class FromGridd(MapTransform):
         """Return the data with each key on the file's grid."""
         result = dict(data)
         image = data[self.like]
-        file_affine = np.asarray(image.meta[MetaKeys.ORIGINAL_AFFINE], dtype=float)
-        file_shape = tuple(int(n) for n in image.meta[MetaKeys.SPATIAL_SHAPE])
-        orientations = [nib.orientations.io_orientation(np.asarray(a)) for a in (image.affine, file_affine)]
-        turn = nib.orientations.ornt_transform(*orientations)
-        turned_shape = tuple(file_shape[int(axis)] for axis in turn[:, 0])
         for key, mode in self.key_iterator(result, self.mode):
             tensor = result[key].as_tensor() if isinstance(result[key], MetaTensor) else result[key]
-            back = _turn(_resize(tensor, turned_shape, mode), turn)
-            result[key] = _placed(back, file_affine, image.meta)
+            result[key] = self.placed(PlaneResampler(tensor.shape[1:], self.turned_size(image), mode)(tensor), image)
         return result
+
+    def resampler(self, image: MetaTensor, key: Hashable) -> PlaneResampler:
+        """Return what takes a key's planes on the network's grid, and gives those of the file along the same axes."""
+        mode = dict(zip(self.keys, self.mode, strict=True)).get(key, "linear")
+        return PlaneResampler(image.shape[1:], self.turned_size(image), mode)
+
+    def turned_size(self, image: MetaTensor) -> tuple[int, ...]:
+        """Return the voxels of the file along the axes of the network's grid."""
+        shape = [int(n) for n in image.meta[MetaKeys.SPATIAL_SHAPE]]
+        return tuple(shape[int(axis)] for axis in _way_back(image)[:, 0])
+
+    def placed(self, turned: torch.Tensor, image: MetaTensor) -> MetaTensor:
+        """Return voxels of `turned_size` (C, X, Y, Z) along the axes of the file, with its affine."""
+        file_affine = np.asarray(image.meta[MetaKeys.ORIGINAL_AFFINE], dtype=float)
+        return _placed(_turn(turned, _way_back(image)), file_affine, image.meta)
+
+
+def _way_back(image: MetaTensor) -> np.ndarray:
+    affines = (image.affine, image.meta[MetaKeys.ORIGINAL_AFFINE])
+    return nib.orientations.ornt_transform(*(nib.orientations.io_orientation(np.asarray(a, float)) for a in affines))
 
 
 def described(metadata: Mapping[str, Any], axcodes: str, spacing: Sequence[float | None]) -> dict[str, Any]:

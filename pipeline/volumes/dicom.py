@@ -93,6 +93,9 @@ def stack_series(path: str | os.PathLike[str], spatial_dims: int) -> tuple[list[
     files = find_series(path, spatial_dims).files
     for file in files:
         file.check()
+        if file.white_is_zero and spatial_dims == 3:  # is it the picture that is inverted, or Hounsfield units too?
+            remedy = "convert it to grey values with 0 as black"
+            raise InputError("has pixels of MONOCHROME1, in which 0 is white", file=file.path, remedy=remedy)
     if spatial_dims == 2 and len(files) > 1:
         raise InputError(f"holds {len(files)} images; this bundle takes 2D images", remedy="name one of the files")
     order, affine = stack(files, flat=spatial_dims == 2)
@@ -104,18 +107,21 @@ def open_dicom(path: Path, spatial_dims: int, kind: Kind) -> Opened:
 
     Args:
         path: a folder that holds one series, or any file of a series; its axes become (x, y, z), z along the normal.
-        spatial_dims: 2 or 3; with 2 a file is one image.
+        spatial_dims: 2 or 3; with 2 a file is one image, of axes (row, column) as in the pictures made of radiographs.
         kind: a label map is refused.
     """
     if kind == "label":
         raise InputError("a label map is not read from DICOM", remedy="convert it to NIfTI")
     ordered, affine = stack_series(path, spatial_dims)
     first = ordered[0]
-    shape, _ = split_axes((first.columns, first.rows, len(ordered)), (), spatial_dims)
+    size = (first.columns, first.rows, len(ordered))
+    if flat := spatial_dims == 2:
+        size, affine = (first.rows, first.columns, 1), affine[:, [1, 0, 2, 3]]
+    shape, _ = split_axes(size, (), spatial_dims)
 
     def load() -> np.ndarray:
         planes = np.stack([_pixels(file) for file in ordered])  # (z, y, x)
-        return planes.T.reshape(1, *shape)
+        return planes if flat else planes.T[None]
 
     return VolumeHeader(path, "DICOM", shape, 1, first.dtype, affine, 3), load
 
@@ -166,7 +172,10 @@ def _should_be_dicom(path: Path) -> bool:
 
 
 def _pixels(file: DicomFile) -> np.ndarray:
-    """Read one plane of shape (rows, columns), rescaled. GDCM does it, since pydicom alone knows no lossless JPEG."""
+    """Read one plane of shape (rows, columns), rescaled. GDCM does it, since pydicom alone knows no lossless JPEG.
+
+    It makes white out of MONOCHROME1's 0 by itself, from the end of the stored range: 0 of 12 bits becomes 4095.
+    """
     try:
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(file.path), imageIO="GDCMImageIO"))
     except RuntimeError as error:

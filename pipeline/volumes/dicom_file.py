@@ -41,6 +41,7 @@ class DicomFile(Placed):
         variant: what sets images at one place apart within a series: image type and echo time.
         dtype: of the pixels as stored, before the rescale slope and intercept.
         syntax: name of the transfer syntax, which is the compression.
+        white_is_zero: whether it shows 0 as white, as on film (MONOCHROME1).
         problem: why the file cannot be part of a volume.
     """
 
@@ -51,6 +52,7 @@ class DicomFile(Placed):
     variant: tuple[str, ...] = ()
     dtype: np.dtype = _UNREAD
     syntax: str = ""
+    white_is_zero: bool = False
     problem: InputError | None = None
 
     @property
@@ -126,20 +128,20 @@ def _describe(file: DicomFile, header: FileDataset) -> DicomFile:
         variant=(str(header.get("EchoTime")), *([sort] if isinstance(sort, str) else map(str, sort))),
         dtype=np.dtype(f"{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}"),
         syntax=header.file_meta.TransferSyntaxUID.name,
+        white_is_zero=header.get("PhotometricInterpretation") == "MONOCHROME1",
     )
 
 
 def _check_kind(header: FileDataset, holds: str) -> None:
-    """Refuse the images that are not one plane of grey values, black as the smallest."""
+    """Refuse the images that are not one plane of grey values."""
     if header.get("NumberOfFrames") not in (None, 1) or holds.startswith("Enhanced"):
         raise InputError(f"is a multi-frame object ({holds}), which is not read", remedy=CONVERT)
     missing = [tag for tag in ("Rows", "Columns", "BitsAllocated", "PixelRepresentation") if tag not in header]
     if missing:
         raise InputError(f"is truncated or damaged: its header has no {', '.join(missing)}", remedy=RESTORE)
     colours = header.get("PhotometricInterpretation", "MONOCHROME2")
-    if colours != "MONOCHROME2":
-        white = ", in which 0 is white" if colours == "MONOCHROME1" else ""
-        raise InputError(f"has pixels of {colours}{white}", remedy="convert it to grey values with 0 as black")
+    if colours not in ("MONOCHROME1", "MONOCHROME2"):
+        raise InputError(f"has pixels of {colours}", remedy="convert it to grey values with 0 as black")
     if header.BitsAllocated not in (8, 16, 32):
         raise InputError(f"has pixels of {header.BitsAllocated} bits", remedy=CONVERT)
     if header.get("ModalityLUTSequence"):

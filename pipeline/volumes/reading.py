@@ -23,8 +23,9 @@ from pipeline.volumes.voxels import as_labels, check_finite
 def read_volume(file: str | PathLike[str], spatial_dims: int, case: str | None = None, kind: Kind = "image") -> Volume:
     """Read an image or a label map, channel first, in the file's own number type.
 
-    Spatial axes: (row, column) for PNG, JPEG, BMP and TIFF, (page, row, column) for a TIFF of several pages; the file's
-    own (i, j, k) for NIfTI, and (x, y, z) for MetaImage, NRRD and DICOM, whose LPS geometry is turned into RAS.
+    Spatial axes: (row, column) for PNG, JPEG, BMP, TIFF and one DICOM image, (page, row, column) for a TIFF of several
+    pages; the file's own (i, j, k) for NIfTI, and (x, y, z) for MetaImage, NRRD and a DICOM series, whose LPS geometry
+    is turned into RAS.
 
     Args:
         file: its suffix decides on the one reader that is tried. A DICOM series is named by its folder or any of its
@@ -75,6 +76,16 @@ def suffix_of(file: str | PathLike[str]) -> str:
     return suffix
 
 
+def reads_as_dicom(file: str | PathLike[str]) -> bool:
+    """Tell whether `read_volume` takes a file, whatever its name, or a folder for DICOM."""
+    return _opener(Path(file)) is open_dicom
+
+
+def has_geometry(file: str | PathLike[str]) -> bool:
+    """Tell whether a file's format says where its voxels lie and how large they are: not of pictures and TIFF."""
+    return not Path(file).name.lower().endswith((*PICTURES, ".tif", ".tiff"))
+
+
 @contextmanager
 def _naming(path: Path, case: str | None) -> Iterator[None]:
     try:
@@ -114,7 +125,7 @@ def _open(path: Path, spatial_dims: int, kind: Kind) -> Opened:
 def _opener(path: Path) -> Callable[[Path, int, Kind], Opened]:
     if path.name.lower().endswith(SUFFIXES):
         return _FORMATS[suffix_of(path)]
-    if path.is_dir() or is_dicom(path) or path.suffix.lower() in DICOM_SUFFIXES:
+    if path.is_dir() or path.suffix.lower() in DICOM_SUFFIXES or is_dicom(path):
         return open_dicom
     return _FORMATS[suffix_of(path)]  # raises with the suffixes that are known
 

@@ -41,3 +41,13 @@ def without_alpha(array: np.ndarray) -> np.ndarray:
     if (array[-1] != opaque).any():
         raise InputError("has transparent pixels", remedy="save it without an alpha channel")
     return array[:-1]
+
+
+def count_labels(labels: np.ndarray, at_least: int = 0) -> np.ndarray:
+    """Return how many voxels have the label 0, 1, ..., `at_least` so many numbers; plane by plane, to save memory."""
+    counts = np.zeros(at_least, np.int64)
+    for plane in labels:
+        found = np.bincount(plane.ravel().astype(np.intp, copy=False), minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
+    return counts

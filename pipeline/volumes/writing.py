@@ -85,12 +85,14 @@ def write_volume(
             )
         check_affine(affine)
         check_finite(array)
-        with atomic_path(path) as temporary:
-            _WRITERS[suffix](temporary, array, affine, like)
-            if suffix == ".mhd":
-                _move_voxels_out(temporary, path)
-    if suffix == ".mhd":
-        _remove_stale_voxels(path)
+        try:
+            with atomic_path(path) as temporary:
+                _WRITERS[suffix](temporary, array, affine, like)
+                if suffix == ".mhd":
+                    _move_voxels_out(temporary, path)
+        finally:
+            if suffix == ".mhd" and path.parent.is_dir():
+                _remove_stale_voxels(path)
 
 
 @contextmanager
@@ -171,7 +173,7 @@ def _move_voxels_out(temporary: Path, final: Path) -> None:
 
 
 def _remove_stale_voxels(path: Path) -> None:
-    named = path.read_bytes()
+    named = path.read_bytes() if path.exists() else b""
     own = re.compile(re.escape(_voxels_stem(path)) + r"[0-9a-f]{12}\.zraw")
     for other in path.parent.iterdir():
         if own.fullmatch(other.name) and other.name.encode() not in named:
@@ -200,7 +202,7 @@ def _write_png(temporary: Path, array: np.ndarray, affine: np.ndarray, like: Vol
     if array.dtype not in (np.uint8, np.uint16):
         raise InputError(
             f"PNG holds whole numbers up to 65535, not {array.dtype} up to {array.max()}",
-            remedy="write .tif or .nii.gz",
+            remedy="write .tif or .nii.gz; for a result, which has its input's format, convert the input to .tif",
         )
     if array.shape[0] != 1 and (array.shape[0] != 3 or array.dtype != np.uint8):
         raise InputError(f"PNG holds no {array.shape[0]} channels of {array.dtype}", remedy="write .tif or .nii.gz")

@@ -10,6 +10,7 @@ from scipy import ndimage
 from pipeline.errors import InputError
 from pipeline.inferers.averaged import AveragedInferer
 from pipeline.inferers.overlap_tile import OverlapTileInferer
+from pipeline.inferers.sliding_window import SlidingWindow
 from pipeline.networks.unet import UNet
 
 ALL = ("rotations7", "dihedral", "mirrors", "none")
@@ -260,3 +261,67 @@ def test_turns_of_a_volume_are_refused(transforms):
 def test_bad_arguments(options, message):
     with pytest.raises(InputError, match=message):
         averaged(**options)
+
+
+INNER = {
+    "windows": lambda: (SlidingWindow(roi_size=8, sw_batch_size=3, overlap=0.25, mode="gaussian"), one_sided_3d()),
+    "tiles": lambda: (OverlapTileInferer(4), UNet(3, channels=(2, 3), in_channels=2, padding="valid").eval()),
+}
+
+
+def one_sided_3d():
+    torch.manual_seed(0)
+    return torch.nn.Conv3d(2, 3, 5, padding=2).requires_grad_(False)
+
+
+class Whole:
+    """An inferer's results, without its slabs."""
+
+    def __init__(self, inferer):
+        self.inferer = inferer
+
+    def __call__(self, image, network):
+        return self.inferer(image, network)
+
+
+@pytest.mark.parametrize("inner", INNER)
+@pytest.mark.parametrize("transforms", ["mirrors", "none"])
+@pytest.mark.parametrize("height", [11, 150])
+@torch.no_grad()
+def test_slabs_give_what_whole_predictions_give(inner, transforms, height):
+    """A short image in turn, a tall one side by side; 150 planes are no multiple of a step."""
+    inferer, network = INNER[inner]()
+    image = torch.randn(1, 2, height, 9, 6)
+    mean, spread = AveragedInferer(Whole(inferer), transforms).predict_with_spread(image, network)
+    slabs = list(AveragedInferer(inferer, transforms).slabs(image, network, spread=True))
+    assert [slab.start for slab in slabs] == [0, *(slab.stop for slab in slabs[:-1])]
+    assert slabs[-1].stop == height
+    assert len(slabs) > 5 or height == 11
+    torch.testing.assert_close(torch.cat([slab.logits for slab in slabs], dim=2), mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat([slab.spread for slab in slabs], dim=2), spread, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("inner", INNER)
+@pytest.mark.parametrize("height", [11, 150])
+@torch.no_grad()
+def test_calling_joins_the_slabs_to_the_last_bit(inner, height):
+    inferer, network = INNER[inner]()
+    average, image = AveragedInferer(inferer, "mirrors"), torch.randn(2, 2, height, 9, 6)
+    slabs = list(average.slabs(image, network))
+    assert torch.equal(torch.cat([slab.logits for slab in slabs], dim=2), average(image, network))
+    mean, spread = average.predict_with_spread(image, network)
+    assert torch.equal(mean.argmax(1), average(image, network).argmax(1))
+    slabs = list(average.slabs(image, network, spread=True))
+    assert torch.equal(torch.cat([slab.spread for slab in slabs], dim=2), spread)
+
+
+def test_versions_side_by_side_are_pulled_as_far_as_needed():
+    """After the first slab of a tall image, each of the 4 versions has seen its first windows only."""
+    network = Recorder()
+    average = AveragedInferer(SlidingWindow(roi_size=8, overlap=0.5), "mirrors")
+    slabs = average.slabs(torch.zeros(1, 1, 400, 8), network)
+    first = next(slabs)
+    assert (first.start, first.stop) == (0, 4)
+    assert len(network.seen) == 4
+    assert sum(1 for _ in slabs) > 90
+    assert len(network.seen) == 4 * 99  # starts 0, 4, ..., 392

@@ -167,3 +167,78 @@ def test_bad_arguments(options, message):
 def test_the_axes_of_image_tile_and_network_must_agree(size, tile_size):
     with pytest.raises(InputError, match="does not fit 2 axes"):
         predict(torch.randn(1, 2, *size), valid_unet(), tile_size=tile_size)
+
+
+TILED = [
+    pytest.param((71, 53), 9, {}, id="2D"),
+    pytest.param((38, 21), (8, 30), {"strides": (3, 2)}, id="a stride of three"),
+    pytest.param((3, 30), 9, {"channels": (2, 2, 2, 2)}, id="an image smaller than the divisor"),
+    pytest.param((25, 9, 11), 5, {"spatial_dims": 3, "channels": (2, 4)}, id="3D"),
+]
+
+
+@pytest.mark.parametrize(("size", "tile_size", "options"), TILED)
+def test_slabs_are_rows_of_tiles_and_together_the_whole(size, tile_size, options):
+    network, image, tiles = valid_unet(**options), torch.randn(2, 2, *size), OverlapTileInferer(tile_size, batch_size=3)
+    with torch.no_grad():
+        slabs, whole = list(tiles.slabs(image, network)), tiles(image, network)
+    assert [slab.start for slab in slabs] == [0, *(slab.stop for slab in slabs[:-1])]
+    assert slabs[-1].stop == size[0]
+    assert len(slabs) > 2 or size[0] == 3
+    assert max(slab.stop - slab.start for slab in slabs) == tiles.planes_held(image, network)
+    assert torch.equal(torch.cat([slab.logits for slab in slabs], dim=2), whole)
+
+
+@pytest.mark.parametrize(("size", "tile_size", "options"), TILED)
+def test_a_mirrored_prediction_is_that_of_the_mirrored_image(size, tile_size, options):
+    network, image, tiles = valid_unet(**options), torch.randn(1, 2, *size), OverlapTileInferer(tile_size)
+    for axes in [(2,), (3,), tuple(range(2, image.ndim))]:
+        expected = predict(image.flip(axes), network, tile_size=tile_size).flip(axes)
+        with torch.no_grad():
+            slabs = list(tiles.slabs(image, network, mirrored=axes))
+        assert [slab.start for slab in slabs] == [0, *(slab.stop for slab in slabs[:-1])]
+        actual = torch.cat([slab.logits for slab in slabs], dim=2)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+        assert not torch.allclose(actual, predict(image, network, tile_size=tile_size), atol=1e-3)
+
+
+def test_the_planes_that_are_held_do_not_grow_with_the_image():
+    network, tiles = valid_unet(), OverlapTileInferer(12, batch_size=4)
+    heights = [tiles.planes_held(torch.zeros(1, 2, height, 30), network) for height in (100, 400)]
+    assert heights[0] == heights[1] < 40
+
+
+class Full(Centre):
+    """A network that has memory for so many tiles at once."""
+
+    def __init__(self, at_most):
+        super().__init__()
+        self.at_most = at_most
+
+    def forward(self, x):
+        if len(x) > self.at_most:
+            raise torch.OutOfMemoryError("no room")
+        return super().forward(x)
+
+
+def test_where_memory_is_short_fewer_tiles_are_seen_at_once(caplog):
+    network, tiles = Full(1), OverlapTileInferer(52, batch_size=4)
+    image = torch.rand(1, 1, 100, 50)
+    for _ in range(2):
+        torch.testing.assert_close(tiles(image, network), image, rtol=0, atol=0)
+    assert [len(batch) for batch in network.batches] == [1] * 4
+    assert [record.message for record in caplog.records] == ["memory is short: 1 windows at once instead of 4"]
+
+
+def test_where_a_single_tile_does_not_fit_the_result_moves_to_the_host(caplog):
+    class Crowded(Full):
+        def forward(self, x):
+            self.at_most = 1 if not self.batches or "put together on the host" in caplog.text else 0
+            return super().forward(x)
+
+    network, image = Crowded(1), torch.rand(1, 1, 100, 50)
+    tiles = OverlapTileInferer(52, batch_size=2, device="cpu:0")  # to PyTorch the host too; here it stands for a GPU
+    torch.testing.assert_close(tiles(image, network), image, rtol=0, atol=0)
+    assert [len(batch) for batch in network.batches] == [1, 1]
+    with pytest.raises(InputError, match=r"memory does not suffice.*no room\. Remedy: .*tile_size"):
+        OverlapTileInferer(52)(image, Full(0))

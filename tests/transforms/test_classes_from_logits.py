@@ -54,3 +54,31 @@ def test_keys_and_what_becomes_of_the_probabilities():
     assert ClassesFromLogitsd(["a", "b"], ["p", "q"], allow_missing_keys=True)({"b": logits}).keys() == {"b", "q"}
     with pytest.raises(KeyError):
         ClassesFromLogitsd("a")({})
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"), [(1, torch.uint8), (2, torch.uint8), (256, torch.uint8), (257, torch.int32)]
+)
+def test_classes_come_in_the_smallest_type(channels, expected):
+    logits = torch.zeros(channels, 2, 2)
+    logits[-1] = 1
+    classes = ClassesFromLogitsd("pred")({"pred": logits})["pred"]
+    assert classes.dtype == expected
+    assert (classes == max(channels - 1, 1)).all()
+
+
+def test_the_first_of_equal_classes_is_taken():
+    logits = torch.randint(3, (5, 40, 41), generator=torch.Generator().manual_seed(0)).float()
+    classes = ClassesFromLogitsd("pred")({"pred": logits})["pred"]
+    assert classes[0].tolist() == [
+        [int(pixel.tolist().index(pixel.max())) for pixel in row] for row in logits.movedim(0, -1)
+    ]
+
+
+def test_it_sees_each_voxel_alone():
+    logits, transform = torch.randn(3, 10, 7), ClassesFromLogitsd("pred")
+    assert transform.voxelwise
+    whole, parts = transform({"pred": logits}), [transform({"pred": part}) for part in logits.split(4, dim=1)]
+    assert torch.equal(torch.cat([part["pred"] for part in parts], dim=1), whole["pred"])
+    probabilities = torch.cat([part["probabilities"] for part in parts], dim=1)
+    torch.testing.assert_close(probabilities, whole["probabilities"])

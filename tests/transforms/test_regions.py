@@ -45,7 +45,7 @@ def test_a_label_map_survives_its_regions():
     label = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (1, 3, 4, 5)))
     masks = RegionsFromLabelsd("label", BRATS)({"label": label})["label"]
     logits = (masks.float() - 0.5) * FAR
-    assert torch.equal(LabelsFromRegionsd("pred", BRATS)({"pred": logits})["pred"], label)
+    assert LabelsFromRegionsd("pred", BRATS)({"pred": logits})["pred"].tolist() == label.tolist()
 
 
 def test_where_regions_contradict_the_last_one_stands():
@@ -67,3 +67,15 @@ def test_one_half_is_outside_and_probabilities_can_be_dropped():
 def test_a_network_of_other_regions_is_named():
     with pytest.raises(InputError, match="2 channels, but there are 3 regions"):
         LabelsFromRegionsd("pred", BRATS)({"pred": torch.zeros(2, 1, 2)})
+
+
+def test_it_sees_each_voxel_alone_and_writes_small_labels():
+    logits, transform = torch.randn(3, 10, 7), LabelsFromRegionsd("pred", BRATS)
+    assert transform.voxelwise
+    whole, parts = transform({"pred": logits}), [transform({"pred": part}) for part in logits.split(4, dim=1)]
+    assert torch.equal(torch.cat([part["pred"] for part in parts], dim=1), whole["pred"])
+    probabilities = torch.cat([part["probabilities"] for part in parts], dim=1)
+    torch.testing.assert_close(probabilities, whole["probabilities"])
+    assert whole["pred"].dtype == torch.uint8
+    large = LabelsFromRegionsd("pred", {"a": [300]})({"pred": torch.ones(1, 1, 2)})["pred"]
+    assert (large.dtype, large.tolist()) == (torch.int32, [[[300, 300]]])

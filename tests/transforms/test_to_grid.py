@@ -112,6 +112,27 @@ def test_a_mask_survives_the_way_there_and_back(spacing):
     assert overlap > (0.99 if spacing < 1.5 else 0.93)
 
 
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_planes_that_come_in_portions_give_the_same(orientation, mode):
+    image = volume(np.random.default_rng(0).normal(size=(1, 9, 8, 7)), affine_of(orientation, (1.0, 1.5, 3.0)))
+    there = ToGridd("image", spacing=1.7)({"image": image})["image"]
+    back = FromGridd(["pred", "other"], mode=[mode, "linear"])
+    pred = torch.randn(2, *there.shape[1:])
+    whole = back({"image": there, "pred": pred, "other": pred})["pred"]
+    resampler = back.resampler(there, "pred")
+    turned = [
+        planes for first in range(0, pred.shape[1], 2) for _, _, planes in resampler.push(pred[:, first : first + 2])
+    ]
+    turned = torch.cat(turned, dim=1)
+    assert turned.shape[1:] == back.turned_size(there)
+    result = back.placed(turned, there)
+    assert torch.equal(result.as_tensor(), whole.as_tensor())
+    assert torch.equal(result.affine, whole.affine)
+    assert np.allclose(result.affine, image.affine)
+    assert result.meta.keys() == whole.meta.keys()
+
+
 def test_it_agrees_with_scipy_on_where_voxels_are():
     rng = np.random.default_rng(0)
     array = ndimage.gaussian_filter(rng.normal(size=(9, 8, 7)), 1)

@@ -5,6 +5,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_files import SHAPE, SPACING, VOXELS, change, dicom_series, dicom_slice, turned
+from PIL import Image
 from pydicom.uid import RLELossless
 from volume_files import refused
 
@@ -289,8 +290,12 @@ def test_a_series_that_changed_is_read_again(tmp_path):
 def test_images_of_two_dimensions(tmp_path):
     dicom_series(tmp_path / "scan")
     volume = read_volume(tmp_path / "scan" / "001.dcm", 2)
-    np.testing.assert_array_equal(volume.array[0], VOXELS[:, :, 1])
-    np.testing.assert_allclose(volume.affine[:3, 3], [30, -12.5, 9.5])
+    np.testing.assert_array_equal(volume.array[0], VOXELS[:, :, 1].T)  # (row, column), as a picture of it
+    assert volume.shape == (SHAPE[1], SHAPE[0])
+    assert volume.spacing == pytest.approx(SPACING)
+    # Down the rows y grows, to the patient's back: RAS -y. Along a row x grows, to the left: RAS -x.
+    expected = [[0, -SPACING[1], 0, 30], [-SPACING[0], 0, 0, -12.5], [0, 0, 2.5, 9.5], [0, 0, 0, 1]]
+    np.testing.assert_allclose(volume.affine, expected, atol=1e-9)
     assert files_of(tmp_path / "scan" / "001.dcm", 2) == (tmp_path / "scan" / "001.dcm",)
     refused(tmp_path / "scan", 2, "holds 4 images; this bundle takes 2D images")
     bare = {"ImagePositionPatient": None, "ImageOrientationPatient": None, "SliceThickness": None}
@@ -299,9 +304,35 @@ def test_images_of_two_dimensions(tmp_path):
     )
     for path in (xray, xray.parent):
         volume = read_volume(path, 2)
-        np.testing.assert_array_equal(volume.array[0], VOXELS[:, :, 0])
-        np.testing.assert_allclose(volume.affine, np.diag([-0.1, -0.2, 1, 1]))
+        np.testing.assert_array_equal(volume.array[0], VOXELS[:, :, 0].T)
+        np.testing.assert_allclose(volume.affine, [[0, -0.1, 0, 0], [-0.2, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
         refused(path, 3, "does not say where it lies") if path.is_file() else problem(path, "does not say where")
+
+
+@pytest.mark.parametrize("turn", [0, 25])
+def test_every_pixel_of_an_image_lies_where_it_lies_in_its_series(tmp_path, turn):
+    series = dicom_series(tmp_path, axes=turned(turn))
+    image, volume = read_volume(series / "002.dcm", 2), read_volume(series, 3)
+    for row, column in ((0, 0), (3, 5), (11, 15)):
+        assert image.array[0, row, column] == volume.array[0, column, row, 2]
+        np.testing.assert_allclose(image.affine @ [row, column, 0, 1], volume.affine @ [column, row, 2, 1], atol=1e-6)
+
+
+def test_an_image_and_the_picture_made_of_it_are_read_alike(tmp_path):
+    pixels = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = read_volume(dicom_slice(tmp_path / "a.dcm", pixels), 2)
+    np.testing.assert_array_equal(image.array, read_volume(tmp_path / "a.png", 2).array)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_radiograph_that_shows_0_as_white_is_inverted(tmp_path, dtype):
+    pixels = np.arange(12 * 16, dtype=dtype).reshape(12, 16)
+    file = dicom_slice(tmp_path / "a.dcm", pixels, PhotometricInterpretation="MONOCHROME1")
+    image = read_volume(file, 2)
+    assert image.array.dtype == dtype
+    np.testing.assert_array_equal(image.array[0], np.iinfo(dtype).max - pixels)
+    refused(file, 3, "MONOCHROME1, in which 0 is white")
 
 
 def test_one_slice_is_as_thick_as_it_says(tmp_path):

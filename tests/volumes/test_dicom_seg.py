@@ -4,7 +4,7 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import SHAPE, VOXELS, change, dicom_series, turned
+from dicom_files import SHAPE, VOXELS, change, dicom_series, dicom_slice, turned
 
 from pipeline.errors import InputError
 from pipeline.volumes.dicom_seg import Segment, write_dicom_seg
@@ -47,6 +47,12 @@ def test_segments_lie_where_the_labels_are(series, tmp_path):
     assert len(masks) == 8
 
 
+def test_nothing_is_logged_of_what_goes_well(series, tmp_path, caplog):
+    caplog.set_level("INFO")
+    write_dicom_seg(tmp_path / "seg.dcm", LABELS, series, CLASSES)
+    assert not caplog.records
+
+
 def test_names_codes_and_references(series, tmp_path):
     write_dicom_seg(tmp_path / "seg.dcm", LABELS, series / "a", CLASSES, algorithm="our net")
     seg = highdicom.seg.segread(tmp_path / "seg.dcm")
@@ -76,6 +82,60 @@ def test_highdicom_reads_the_affine_of_the_image(series, tmp_path):
         slice_, row, column = np.rint(np.linalg.solve(volume.affine, to_ras @ place)).astype(int)[:3]
         np.testing.assert_allclose(to_ras @ volume.affine @ [slice_, row, column, 1], place, atol=1e-4)
         assert volume.array[slice_, row, column] == LABELS[index]
+
+
+def test_equal_content_gives_equal_bytes_at_any_time(series, tmp_path):
+    for name in ("one", "two"):  # highdicom notes the microsecond
+        write_dicom_seg(tmp_path / f"{name}.dcm", LABELS, series, CLASSES)
+    assert (tmp_path / "one.dcm").read_bytes() == (tmp_path / "two.dcm").read_bytes()
+    one = pydicom.dcmread(tmp_path / "one.dcm")
+    uids = {one.SOPInstanceUID, one.SeriesInstanceUID, one.DimensionOrganizationSequence[0].DimensionOrganizationUID}
+    times = {str(element.value) for element in one.iterall() if element.VR in ("DA", "TM", "DT")}
+    assert times == {"", "19000101", "000000"}
+    assert len(uids) == 3
+    assert all(uid.is_valid for uid in uids)
+    assert one.file_meta.MediaStorageSOPInstanceUID == one.SOPInstanceUID
+    changes = {
+        "labels": (LABELS[::-1].copy(), series, CLASSES, "U-Net"),
+        "names": (LABELS, series, [*CLASSES[:-1], "cyst"], "U-Net"),
+        "algorithm": (LABELS, series, CLASSES, "another"),
+        "series": (LABELS, dicom_series(tmp_path / "other", axes=turned()), CLASSES, "U-Net"),
+    }
+    for name, (labels, source, classes, algorithm) in changes.items():
+        write_dicom_seg(tmp_path / "x.dcm", labels, source, classes, algorithm)
+        other = pydicom.dcmread(tmp_path / "x.dcm")
+        assert other.SOPInstanceUID not in uids, name
+        assert other.SeriesInstanceUID not in uids, name
+
+
+def test_the_date_is_the_newest_of_the_source(series, tmp_path):
+    write_dicom_seg(tmp_path / "seg.dcm", LABELS, series, CLASSES)
+    undated = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert (undated.ContentDate, undated.ContentTime) == ("19000101", "000000")
+    change(series / "a", StudyDate="20240229", StudyTime="101112", ContentDate="20240301", ContentTime="000102.5")
+    change(series / "c", StudyDate="20240229", StudyTime="101112", ContentDate="20240301", ContentTime="")
+    write_dicom_seg(tmp_path / "seg.dcm", LABELS, series, CLASSES)
+    dated = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert (dated.ContentDate, dated.ContentTime) == ("20240301", "000102.5")
+    assert "InstanceCreationDate" not in dated
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_one_image(tmp_path, placed):
+    where = {} if placed else dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID"))
+    file = dicom_slice(tmp_path / "a.dcm", VOXELS[:, :, 0].T, InstanceNumber=1, **where)
+    labels = LABELS[:, :, 0].T
+    if not placed:
+        with pytest.raises(InputError, match=r"lacks what a segmentation must repeat .*Remedy: write the result as"):
+            write_dicom_seg(tmp_path / "seg.dcm", labels, file, CLASSES)
+        return
+    write_dicom_seg(tmp_path / "seg.dcm", labels, file, CLASSES)
+    seg = pydicom.dcmread(tmp_path / "seg.dcm")
+    frames = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")
+    frames = frames[: 2 * labels.size].reshape(2, *labels.shape)
+    np.testing.assert_array_equal(frames, [labels == 1, labels == 2])
+    with pytest.raises(InputError, match=r"has shape \(16, 12\).*has \(12, 16\)"):
+        write_dicom_seg(tmp_path / "seg.dcm", labels.T, file, CLASSES)
 
 
 def test_no_voxel_of_any_class(series, tmp_path):

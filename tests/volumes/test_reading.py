@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_files import dicom_series
 from PIL import Image
 from volume_files import LAS, PIXELS, VOXELS, itk_image, nifti, refused, tiff
 
 from pipeline.errors import InputError
-from pipeline.volumes.reading import SUFFIXES, read_header, read_volume, suffix_of
+from pipeline.volumes.reading import SUFFIXES, has_geometry, read_header, read_volume, reads_as_dicom, suffix_of
 
 
 def test_suffixes():
@@ -14,6 +15,16 @@ def test_suffixes():
     with pytest.raises(InputError, match=r"unknown suffix '\.dcm'.*\.nii\.gz"):
         suffix_of("x.dcm")
     assert {suffix_of(f"x{suffix}") for suffix in SUFFIXES} == set(SUFFIXES)
+
+
+def test_what_is_read_as_dicom_and_what_has_a_geometry(tmp_path):
+    series = dicom_series(tmp_path / "scan.1", names=["a", "b.dcm", "1.2.3", "d.IMA"])
+    for path in (series, *series.iterdir(), tmp_path / "gone.dcm"):
+        assert reads_as_dicom(path)
+        assert has_geometry(path)
+    for suffix in SUFFIXES:
+        assert not reads_as_dicom(tmp_path / f"a{suffix}")
+        assert has_geometry(tmp_path / f"a{suffix.upper()}") == (suffix in (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd"))
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".NII.GZ", ".mha", ".mhd", ".nrrd", ".MHA", ".NRRD"])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.volumes.voxels import as_labels, check_finite, without_alpha
+from pipeline.volumes.voxels import as_labels, check_finite, count_labels, without_alpha
 
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int16, np.uint64])
@@ -48,3 +48,12 @@ def test_an_opaque_alpha_channel_is_taken_off(dtype, opaque):
     array[1, 1, 1] = 0
     with pytest.raises(InputError, match="transparent pixels"):
         without_alpha(array)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint64])
+@pytest.mark.parametrize("shape", [(2, 6), (3, 2, 2), (1, 12)])
+def test_voxels_of_each_label_are_counted(dtype, shape):
+    labels = np.array([0, 0, 2, 2, 2, 5, 0, 2, 0, 0, 0, 0], dtype).reshape(shape)
+    assert count_labels(labels).tolist() == [7, 0, 4, 0, 0, 1]
+    assert count_labels(labels, at_least=8).tolist() == [7, 0, 4, 0, 0, 1, 0, 0]
+    assert count_labels(labels[:0], at_least=2).tolist() == [0, 0]

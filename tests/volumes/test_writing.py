@@ -302,11 +302,26 @@ def test_mhd_voxels_are_replaced_with_their_header(tmp_path, monkeypatch):
         patch.setattr(os, "replace", crash_before_the_header)
         with pytest.raises(RuntimeError, match="between"):
             write_label_map(tmp_path / "a.mhd", LABELS * 2)
+    assert names(tmp_path) == before
     np.testing.assert_array_equal(read_volume(tmp_path / "a.mhd", 3).array[0], LABELS)
     write_label_map(tmp_path / "a.mhd", LABELS * 2)
     np.testing.assert_array_equal(read_volume(tmp_path / "a.mhd", 3).array[0], LABELS * 2)
     np.testing.assert_array_equal(read_volume(tmp_path / "ab.mhd", 3).array[0], LABELS)
     assert len(names(tmp_path)) == 4
+
+
+def test_voxels_without_a_header_do_not_stay(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def crash_before_the_header(source, target):
+        if Path(target).name == "a.mhd":
+            raise OSError("between the two files")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", crash_before_the_header)
+    with pytest.raises(OSError, match="between"):
+        write_label_map(tmp_path / "new" / "a.mhd", LABELS)
+    assert names(tmp_path / "new") == []
 
 
 def test_a_disk_that_itk_fills_is_named(tmp_path, monkeypatch):
