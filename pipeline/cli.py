@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(title="verbs", metavar="<verb>", required=True)
     _add_predict(verbs)
+    _add_check(verbs)
     _add_datalist(verbs)
     _add_embedded(verbs)
     return parser
@@ -94,6 +95,36 @@ def _predict(options: argparse.Namespace) -> None:
     overrides |= {"device": options.device} if options.device else {}
     overrides |= {f"save_{wish}": True for wish in PREDICTION_WISHES if getattr(options, wish)}
     predict_with_bundle(options.bundle, options.input_dir, options.output_dir, options.overlay, **overrides)
+
+
+def _add_check(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser(
+        "check",
+        help="look at every file of a data list, and report all that is wrong",
+        epilog="example: python -m pipeline check data_lists/mine.json --html report.html",
+    )
+    verb.add_argument("data_list", help="the list, JSON")
+    verb.add_argument("--dataset_dir", help="where the list's paths begin (data/<name of the list>)")
+    verb.add_argument("--fold", type=int, default=0, help="which fold validates (0)")
+    verb.add_argument("--html", metavar="FILE", help="write a page with histograms and a table of the cases")
+    verb.add_argument("--mlflow", metavar="URI", help="keep page and numbers as a run in this store")
+    verb.add_argument("--no_cache", action="store_true", help="read every file again")
+    verb.set_defaults(call=_check)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from pipeline.data_check import check_data_list
+
+    sound = check_data_list(
+        options.data_list,
+        options.dataset_dir,
+        options.fold,
+        options.html,
+        options.mlflow,
+        use_cache=not options.no_cache,
+    )
+    if not sound:
+        sys.exit(1)
 
 
 def _add_datalist(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

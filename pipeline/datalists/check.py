@@ -2,65 +2,119 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
+from pipeline.datalists.case_findings import look_at_case
+from pipeline.datalists.check_cache import CheckCache, content_key
 from pipeline.datalists.datalist import SPLITS, Case, DataList, unlabelled
+from pipeline.datalists.fingerprint import Fingerprint
+from pipeline.datalists.list_findings import (
+    Findings,
+    Looked,
+    check_foreground,
+    check_groups,
+    check_spacing,
+    check_units,
+    compare_contents,
+)
 from pipeline.errors import InputError, raise_all
-from pipeline.volumes.header import Kind, Volume
-from pipeline.volumes.reading import read_volume
 
-AFFINE_TOLERANCE = 1e-3  # mm
 BUNDLES = {2: "train with bundles/unet", 3: "train with bundles/unet3d"}  # each is made for its dimension
-WITH_GEOMETRY = ("NIfTI", "MetaImage", "NRRD")
+MOST_THREADS = 4  # each holds one case
+MOST_WARNINGS = 10  # in the log
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check without problems saw.
+    """What a check saw.
 
     Args:
-        cases: number of cases.
+        name: of the list.
+        dataset_dir: the folder that its paths are relative to.
+        splits: the split of each case by its id, in the list's order.
         labelled: number of cases with a label.
         with_foreground: number of labels that hold more than background.
+        fingerprints: the cases in numbers, those without a problem in their images.
+        problems: what would spoil a training or an evaluation.
         warnings: what is odd but may be meant.
+        unchanged: number of cases that an earlier check has seen just so.
     """
 
-    cases: int
+    name: str
+    dataset_dir: str
+    splits: Mapping[str, str]
     labelled: int
     with_foreground: int
+    fingerprints: tuple[Fingerprint, ...]
+    problems: tuple[InputError, ...]
     warnings: tuple[InputError, ...]
+    unchanged: int
 
+    @property
+    def cases(self) -> int:
+        """Number of cases that were looked at."""
+        return len(self.splits)
 
-@dataclass
-class _Findings:
-    """What one case's files show; `foreground` is None without a label that can be read."""
-
-    case: Case
-    split: str
-    problems: list[InputError] = field(default_factory=list)
-    warnings: list[InputError] = field(default_factory=list)
-    digests: dict[str, Path] = field(default_factory=dict)
-    foreground: bool | None = None
-
-    def problem(self, reason: str, file: Path, remedy: str) -> None:
-        self.problems.append(InputError(reason, case=self.case.id, file=file, remedy=remedy))
+    @property
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON takes it."""
+        found = {kind: [_words(error) for error in getattr(self, kind)] for kind in ("problems", "warnings")}
+        numbers = [fingerprint.document for fingerprint in self.fingerprints]
+        counts = {"cases": self.cases, "labelled": self.labelled, "with_foreground": self.with_foreground}
+        return {"name": self.name, "dataset_dir": self.dataset_dir, **counts, **found, "fingerprints": numbers}
 
 
 def check_cases(
-    data_list: DataList, dataset_dir: str | PathLike[str], split: str = "all", fold: int = 0, progress: bool = True
+    data_list: DataList,
+    dataset_dir: str | PathLike[str],
+    split: str = "all",
+    fold: int = 0,
+    progress: bool = True,
+    spacing: Sequence[float | None] | None = None,
+    axcodes: str = "RAS",
 ) -> Report:
-    """Read every case of a split, and raise one InputError with all that would spoil a training or an evaluation.
+    """Examine every case of a split, raise one InputError with all problems, and log the warnings.
+
+    The arguments are those of `examine_cases`.
+    """
+    report = examine_cases(data_list, dataset_dir, split, fold, progress, spacing, axcodes)
+    raise_all(report.problems, f"data list '{report.name}' in '{report.dataset_dir}'")
+    if report.unchanged == report.cases:
+        logger.info("data list '%s': all %d cases are as they were when last checked", report.name, report.cases)
+    for warning in report.warnings[:MOST_WARNINGS]:
+        logger.warning("%s", warning)
+    if len(report.warnings) > MOST_WARNINGS:
+        more = len(report.warnings) - MOST_WARNINGS
+        logger.warning("%d more warnings of data list '%s': python -m pipeline check", more, report.name)
+    return report
+
+
+def examine_cases(
+    data_list: DataList,
+    dataset_dir: str | PathLike[str],
+    split: str = "all",
+    fold: int = 0,
+    progress: bool = True,
+    spacing: Sequence[float | None] | None = None,
+    axcodes: str = "RAS",
+    use_cache: bool = True,
+) -> Report:
+    """Look at every case of a split, and report all that would spoil a training or an evaluation.
 
     Checked: files are there and whole, images and labels lie on one grid, channels and label values are those of the
-    list, training and validation have labels and foreground, and no image is in two folds or splits.
+    list, training and validation have labels and foreground, no image and no group is in two folds or splits, and all
+    spacings are of one unit. A case whose files are byte for byte those of an earlier check is not read again.
 
     Args:
         data_list: the list.
@@ -68,29 +122,44 @@ def check_cases(
         split: "training", "validation", "test" or "all".
         fold: which fold validates.
         progress: show a bar if it takes more than 2 seconds.
+        spacing: mm per axis of the grid that volumes are resampled to; without it, that is not checked.
+        axcodes: where the axes of that grid point.
+        use_cache: trust earlier checks, and remember this one.
     """
-    problems: list[InputError] = []
-    chosen: dict[str, str] = {}
-    for name in SPLITS if split == "all" else (split,):
-        try:
-            chosen |= {case.id: name for case in data_list.select(name, fold)}
-        except InputError as error:
-            if str(error) not in map(str, problems):  # training and validation lack the same fold
-                problems.append(error)
-    if not chosen and not problems:
-        problems.append(InputError(f"data list '{data_list.name}' has no {split} case", remedy="choose another split"))
+    chosen, problems = _choose(data_list, split, fold)
     cases = [case for case in data_list.cases if case.id in chosen]
-    bar = tqdm(cases, f"checking '{data_list.name}'", delay=2, disable=not progress)
-    findings = [_look(case, chosen[case.id], data_list, Path(dataset_dir)) for case in bar]
-    copied, copy_warnings = _compare_contents(findings)
-    problems += [problem for found in findings for problem in found.problems]
-    problems += copied + _check_foreground(findings)
-    raise_all(problems, f"data list '{data_list.name}' in '{dataset_dir}'")
+    root, cache = Path(dataset_dir), CheckCache(data_list.name, dataset_dir) if use_cache else None
+
+    def look(case: Case) -> Looked:
+        key = content_key(case, data_list, root) if cache else None
+        found = cache.get(case, chosen[case.id], key) if cache else None
+        if found is not None:
+            return Looked(case, chosen[case.id], root / case.images[0], found, unchanged=True)
+        found = look_at_case(case, chosen[case.id], data_list, root)
+        if cache:
+            cache.put(case, key, found)
+        return Looked(case, chosen[case.id], root / case.images[0], found)
+
+    try:
+        looked = _side_by_side(look, cases, f"checking '{data_list.name}'", progress)
+    finally:
+        if cache:
+            cache.save()
+    together = _look_across(looked, data_list, root)
+    problems += [problem for one in looked for problem in _problems_of(one)] + together.problems
+    if spacing is not None:
+        problems += check_spacing(looked, spacing, axcodes)
+    odd = [one.problem(*words) for one in looked for words in _oddities_of(one, root)]
     return Report(
-        cases=len(findings),
-        labelled=sum(found.case.label is not None for found in findings),
-        with_foreground=sum(bool(found.foreground) for found in findings),
-        warnings=(*(warning for found in findings for warning in found.warnings), *copy_warnings),
+        name=data_list.name,
+        dataset_dir=str(dataset_dir),
+        splits={case.id: chosen[case.id] for case in cases},
+        labelled=sum(case.label is not None for case in cases),
+        with_foreground=sum(bool(one.found.foreground) for one in looked),
+        fingerprints=tuple(one.found.fingerprint for one in looked if one.found.fingerprint),
+        problems=tuple(problems),
+        warnings=(*odd, *together.warnings),
+        unchanged=sum(one.unchanged for one in looked),
     )
 
 
@@ -119,96 +188,48 @@ def check_fits(data_list: DataList, class_names: Sequence[str], in_channels: int
     raise_all(problems, "The config does not fit the data")
 
 
+def _choose(data_list: DataList, split: str, fold: int) -> tuple[dict[str, str], list[InputError]]:
+    """The split of each case that is to be looked at, and what is wrong with the choice."""
+    chosen: dict[str, str] = {}
+    problems: list[InputError] = []
+    for name in SPLITS if split == "all" else (split,):
+        try:
+            chosen |= {case.id: name for case in data_list.select(name, fold)}
+        except InputError as error:
+            if str(error) not in map(str, problems):  # training and validation lack the same fold
+                problems.append(error)
+    if not chosen and not problems:
+        problems.append(InputError(f"data list '{data_list.name}' has no {split} case", remedy="choose another split"))
+    return chosen, problems
+
+
+def _side_by_side(look: Callable[[Case], Looked], cases: Sequence[Case], title: str, progress: bool) -> list[Looked]:
+    """Look at the cases in a few threads, since unpacking and digests leave Python's lock; the order is theirs."""
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+        try:
+            return list(tqdm(pool.map(look, cases), title, len(cases), delay=2, disable=not progress))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _look_across(looked: Sequence[Looked], data_list: DataList, root: Path) -> Findings:
+    found = [compare_contents(looked, root), check_foreground(looked), check_units(looked)]
+    problems = check_groups(data_list.cases) + [problem for one in found for problem in one.problems]
+    return Findings(problems, [warning for one in found for warning in one.warnings])
+
+
+def _problems_of(look: Looked) -> list[InputError]:
+    bare = look.case.label is None and look.split != "test"
+    return [*look.found.problems, *([unlabelled(look.case, look.split)] if bare else [])]
+
+
+def _oddities_of(look: Looked, root: Path) -> list[tuple[str, str, Path]]:
+    return [(odd.reason, odd.remedy, root / odd.file) for odd in look.found.oddities]
+
+
 def _shown(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _look(case: Case, split: str, data_list: DataList, root: Path) -> _Findings:
-    found = _Findings(case, split)
-    images = [_read(root / file, data_list, "image", found) for file in case.images]
-    volumes = [image for image in images if image is not None]
-    for image in volumes:
-        if image.array.min() == image.array.max():
-            reason = f"every value of the image is {image.array.flat[0]}"
-            found.warnings.append(InputError(reason, case=case.id, file=image.file, remedy="look at the image"))
-        else:
-            with image.file.open("rb") as stream:
-                found.digests[hashlib.file_digest(stream, "sha256").hexdigest()] = image.file
-    count, names = sum(len(image.array) for image in volumes), data_list.channels
-    if len(volumes) == len(images) and count != len(names):
-        remedy = "correct the list's channels or convert the image"
-        found.problem(f"{count} channels, but the list names {len(names)}: {', '.join(names)}", volumes[0].file, remedy)
-    if case.label is not None:
-        label = _read(root / case.label, data_list, "label", found)
-        if label is not None:
-            _check_values(label, data_list, found)
-            volumes.append(label)
-    elif split != "test":
-        found.problems.append(unlabelled(case, split))
-    _check_grids(volumes, found)
-    return found
-
-
-def _read(file: Path, data_list: DataList, kind: Kind, found: _Findings) -> Volume | None:
-    try:
-        return read_volume(file, data_list.spatial_dims, case=found.case.id, kind=kind)
-    except InputError as error:
-        found.problems.append(error)
-        return None
-
-
-def _check_values(label: Volume, data_list: DataList, found: _Findings) -> None:
-    values = np.unique(label.array)
-    found.foreground = bool((values != 0).any())
-    if data_list.label_kind == "instances":
-        if values[0] < 0:
-            found.problem(f"label value {values[0]} is negative", label.file, "number the objects 1, 2, ...")
-        return
-    top = len(data_list.classes) - 1
-    wrong = values[(values < 0) | (values > top)].tolist()
-    if wrong:
-        shown = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
-        reason = f"label values {shown} are not among the classes 0..{top} ({', '.join(data_list.classes)})"
-        found.problem(reason, label.file, "renumber the label, or name its classes in the list")
-
-
-def _check_grids(volumes: Sequence[Volume], found: _Findings) -> None:
-    """A case's further channels and its label lie on the grid of its first file."""
-    for other in volumes[1:]:
-        first, remedy = volumes[0], "resample one onto the other's grid (labels by nearest neighbour)"
-        if other.shape != first.shape:
-            found.problem(f"shape {other.shape} differs from {first.shape} of '{first.file}'", other.file, remedy)
-        elif first.format in WITH_GEOMETRY and other.format in WITH_GEOMETRY:
-            gap = np.abs(first.affine - other.affine).max()
-            if gap > AFFINE_TOLERANCE:
-                reason = f"affine differs by up to {gap:.3g} mm from that of '{first.file}'"
-                found.problem(reason, other.file, f"correct its header, or {remedy}")
-
-
-def _compare_contents(findings: Sequence[_Findings]) -> tuple[list[InputError], list[InputError]]:
-    """Equal files: a problem between folds or splits, where one would be tested on what it learnt; else a warning."""
-    seen: dict[str, list[tuple[Case, Path]]] = defaultdict(list)
-    for found in findings:
-        for digest, file in found.digests.items():
-            seen[digest].append((found.case, file))
-    problems: list[InputError] = []
-    warnings: list[InputError] = []
-    for copies in seen.values():
-        (first, _), *others = copies
-        for case, file in others:
-            reason = f"has the same content as the image of case '{first.id}' ({first.place}; this one: {case.place})"
-            divided = case.place != first.place
-            remedy = "remove one, or put both into the same fold or split" if divided else "remove one"
-            (problems if divided else warnings).append(InputError(reason, case=case.id, file=file, remedy=remedy))
-    return problems, warnings
-
-
-def _check_foreground(findings: Sequence[_Findings]) -> list[InputError]:
-    """Training on, or validating with, nothing but background is a mistake; a test set may be meant that way."""
-    problems = []
-    for split in ("training", "validation"):
-        known = [found.foreground for found in findings if found.split == split]
-        if known and all(foreground is False for foreground in known):
-            remedy = "check the labels" if split == "training" else "check the labels, or deal the folds anew"
-            problems.append(InputError(f"every {split} label is empty", remedy=remedy))
-    return problems
+def _words(error: InputError) -> dict[str, str | None]:
+    return {"case": error.case, "file": error.file, "reason": error.reason, "remedy": error.remedy}

@@ -275,8 +275,8 @@ def test_masks_are_not_written_over_the_users_own(folders):
 def test_voxels_of_a_metaimage_come_along(tmp_path):
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
-        for name in ("a", "b"):
-            volume = SimpleITK.GetImageFromArray(np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 2)
+        for width, name in enumerate(("a", "b"), 1):
+            volume = SimpleITK.GetImageFromArray(np.arange(24, dtype=np.uint8).reshape(2, 3, 4) // width % 2)
             SimpleITK.WriteImage(volume, tmp_path / folder / f"{name}.mhd")
     result = listing(tmp_path, n_folds=2, dataset_dir=tmp_path / "data")
     assert check_cases(result.data_list, result.dataset_dir).labelled == 2
