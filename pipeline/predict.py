@@ -188,14 +188,13 @@ class FolderPredictor:
             raise InputError(reason, case=entry.case, file=entry.files[0], remedy=remedy)
         return item
 
-    @torch.inference_mode()
     def _predict(self, item: dict[str, Any]) -> dict[str, Any]:
         voxelwise, _ = split_voxelwise(self.postprocessing.flatten().transforms)
         return predict_labels(
             item, self.network, self.inferer, voxelwise, self.device, self.probabilities, self.uncertainty
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _finish(self, item: dict[str, Any]) -> dict[str, Any]:
         """Write what there is to write; return what the summary says of it."""
         _, writing = split_voxelwise(self.postprocessing.flatten().transforms)

@@ -166,11 +166,11 @@ def test_no_tensor_but_image_and_labels_grows_with_the_image(inferer):
     found = []
     for height in (200, 400):
         affine = np.diag([2.0, 1.0, 1.0, 1.0])
-        meta = {MetaKeys.ORIGINAL_AFFINE: torch.from_numpy(affine), MetaKeys.SPATIAL_SHAPE: np.array([height, 12, 10])}
-        file = MetaTensor(torch.zeros(1, height, 12, 10), affine=torch.from_numpy(affine), meta=meta)
+        meta = {MetaKeys.ORIGINAL_AFFINE: torch.from_numpy(affine), MetaKeys.SPATIAL_SHAPE: np.array([height, 8, 7])}
+        file = MetaTensor(torch.zeros(1, height, 8, 7), affine=torch.from_numpy(affine), meta=meta)
         item = ToGridd("image", spacing=(2.5, 1.1, 1.0))({"image": file})
         with Counted(item["image"]) as counted:
             predict_labels(item, network(4), inferer, [BACK, ClassesFromLogitsd("pred")], "cpu")
         found.append(counted.largest)
-    plane = 4 * 4 * 12 * 10
-    assert found[0] == found[1] < 20 * plane
+    plane = 4 * 4 * 8 * 7
+    assert found[0] == found[1] < 25 * plane

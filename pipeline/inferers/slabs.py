@@ -12,7 +12,7 @@ from monai.utils import convert_to_dst_type
 from pipeline.errors import InputError
 from pipeline.inferers.fitting import allocate
 
-PIECE = 2**24  # values of a slab, 64 MiB in float32: what follows on it needs little memory as well
+PIECE = 2**22  # values of a slab, 16 MiB in float32: what follows on it needs little memory as well
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from math import prod
 from typing import Any
 
 import torch
@@ -96,29 +97,33 @@ class SlidingWindow(SlidingWindowInferer):
         sums = RollingSum(
             (len(images), *size), self.planes_held(images, network), dtype, device or self._device(images)
         )
-        predictions = self.fitting.predictions(places, self.sw_batch_size, predict, sums.to_host)
+        group = len(places) // len(starts[0]) if self._rows_crossed(images, starts) == 0 else len(places)
         count = done = 0
         with tqdm(total=len(places), disable=not self.progress) as bar:
-            for batch, outputs in predictions:
-                for (first, item, *rest), output in zip(batch, outputs, strict=True):
-                    sums.add(item, (first, *rest), output, weight)
-                del outputs
-                bar.update(len(batch))
-                count += len(batch)
-                final = places[count][0] if count < len(places) else size[0]
-                yield from sums.take(done, final)
-                done = final
+            for begin in range(0, len(places), group):
+                together = places[begin : begin + group]
+                for batch, outputs in self.fitting.predictions(together, self.sw_batch_size, predict, sums.to_host):
+                    for (first, item, *rest), output in zip(batch, outputs, strict=True):
+                        sums.add(item, (first, *rest), output, weight)
+                    del outputs
+                    bar.update(len(batch))
+                    count += len(batch)
+                    final = places[count][0] if count < len(places) else size[0]
+                    yield from sums.take(done, final)
+                    done = final
 
     def planes_held(self, image: torch.Tensor, network: Any) -> int:
         """Return how many planes of an image's prediction, (B, channels, *spatial), `slabs` sums up at once."""
         size = tuple(image.shape[2:])
-        rows, *columns = self._starts(size)
-        in_row = len(image)
-        for starts in columns:
-            in_row *= len(starts)
-        more = -(-(self.sw_batch_size - 1) // in_row)  # rows that a batch may begin beyond the first
-        last = len(rows) - 1
-        return max(rows[min(row + more, last)] - rows[row] for row in range(len(rows))) + self._window(size)[0]
+        starts = self._starts(size)
+        rows, crossed = starts[0], self._rows_crossed(image, starts)
+        later = [*rows[crossed:], *[rows[-1]] * crossed]
+        return max(last - first for first, last in zip(rows, later, strict=False)) + self._window(size)[0]
+
+    def _rows_crossed(self, images: torch.Tensor, starts: Sequence[Sequence[int]]) -> int:
+        """How many rows further on than its first window a batch may end: none, where rows fill many batches."""
+        in_row = len(images) * prod(map(len, starts[1:]))
+        return 0 if in_row >= 4 * self.sw_batch_size else -(-(self.sw_batch_size - 1) // in_row)
 
     def _window(self, size: Sequence[int]) -> Size:
         asked = ensure_tuple_rep(self.roi_size, len(size))

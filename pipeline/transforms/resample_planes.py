@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.nn import functional
 
-PIECE = 2**24  # values of what is given at once, 64 MiB in float32
+PIECE = 2**22  # values of what is given at once, 16 MiB in float32
 Planes = tuple[int, int, torch.Tensor]
 
 

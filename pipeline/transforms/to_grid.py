@@ -12,7 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import MetaKeys, ensure_tuple_rep
+from monai.utils import ImageMetaKey, MetaKeys, ensure_tuple_rep
 from torch.nn import functional
 
 from pipeline.errors import InputError
@@ -22,6 +22,9 @@ INTERPOLATION = {
     "linear": {1: "linear", 2: "bilinear", 3: "trilinear"},
     "nearest": dict.fromkeys((1, 2, 3), "nearest-exact"),
 }
+
+
+WRONG_UNIT = 100  # a voxel's edge that many times longer or shorter than the network's is in micrometres or metres
 
 
 class ToGridd(MapTransform):
@@ -72,14 +75,19 @@ class ToGridd(MapTransform):
         turn = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), self.target)
         turned = _turn(volume.as_tensor(), turn)
         affine = affine @ nib.orientations.inv_ornt_aff(turn, volume.shape[1:])
-        size, turned_size = self._size_on_grid(affine, turned.shape[1:]), turned.shape[1:]
+        turned_size = turned.shape[1:]
+        size = self._size_on_grid(affine, turned_size, volume.meta.get(ImageMetaKey.FILENAME_OR_OBJ))
         factors = np.divide(turned_size, size)  # old voxels for each new one
         affine = affine @ np.diag([*factors, 1.0]) + _shift(affine, (factors - 1) / 2)
         return _placed(_resize(turned, size, mode), affine, volume.meta)
 
-    def _size_on_grid(self, affine: np.ndarray, shape: Sequence[int]) -> tuple[int, ...]:
+    def _size_on_grid(self, affine: np.ndarray, shape: Sequence[int], file: str | None) -> tuple[int, ...]:
         edges = np.linalg.norm(affine[:3, :3], axis=0)
         wanted = [edge if size is None else size for edge, size in zip(edges, self.spacing, strict=True)]
+        if any(not 1 / WRONG_UNIT < edge / size < WRONG_UNIT for edge, size in zip(edges, wanted, strict=True)):
+            found, known = (np.round(lengths, 6).tolist() for lengths in (edges, wanted))
+            reason = f"has voxels of {found} mm, where the network knows {known} mm"
+            raise InputError(reason, file=file, remedy="correct the unit of the spacing in the header")
         return tuple(max(round(float(n * edge / size)), 1) for n, edge, size in zip(shape, edges, wanted, strict=True))
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from pipeline.errors import InputError
 
@@ -42,6 +45,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
                 "disk full", file=final, remedy="free space on this disk or choose another folder"
             ) from error
         raise
+    _remove_leftovers(final)
     with suppress(OSError):  # some network file systems cannot sync a folder
         _sync(final.parent)
 
@@ -64,8 +68,20 @@ def write_json(path: str | os.PathLike[str], content: object) -> None:
 
 def _hidden_name(name: str) -> str:
     # A name may have 255 bytes, so only the end of a long one is kept: 5 + 7 (pid) + 1 + 8 + 1 + 200 = 222 bytes.
-    end = os.fsencode(name)[-200:].decode(errors="ignore")
-    return f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{end}"
+    return f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{_kept(name)}"
+
+
+def _remove_leftovers(final: Path) -> None:
+    """Remove the hidden files of this name that killed processes left, with what a writer appended to them."""
+    leftover = re.compile(r"\.tmp-(\d+)-[0-9a-f]{8}-" + re.escape(_kept(final.name)) + r"(\.\w+)?")
+    for other in final.parent.iterdir():
+        match = leftover.fullmatch(other.name)
+        if match and not psutil.pid_exists(int(match[1])):
+            other.unlink(missing_ok=True)
+
+
+def _kept(name: str) -> str:
+    return os.fsencode(name)[-200:].decode(errors="ignore")
 
 
 def _sync(path: Path) -> None:

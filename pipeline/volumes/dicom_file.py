@@ -14,7 +14,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
 
 from pipeline.errors import InputError
-from pipeline.volumes.dicom_geometry import Placed
+from pipeline.volumes.dicom_geometry import Placed, are_right_angles
 from pipeline.volumes.header import RESTORE
 
 CONVERT = "convert it to NIfTI, for example with dcm2niix"
@@ -95,16 +95,18 @@ def read_dicom_file(path: Path) -> DicomFile:
 
 
 def _identify(file: DicomFile, header: FileDataset) -> DicomFile:
-    holds = header.get("SOPClassUID", header.file_meta.get("MediaStorageSOPClassUID"))
+    stated = header.file_meta.get("MediaStorageSOPClassUID")
+    holds = header.get("SOPClassUID", stated)
     named = replace(file, holds=holds.name if holds else "", description=str(header.get("SeriesDescription", "")))
-    if named.is_image and "PixelData" not in header:
-        return named  # cut off before the pixels: the number of its series may be cut as well
+    changed = bool(stated) and ("Image Storage" in stated.name) != named.is_image
+    if changed or (named.is_image and "PixelData" not in header):
+        return named  # damaged, or cut off before the pixels: the number of its series may be so as well
     return replace(named, series=str(header.get("SeriesInstanceUID", "")))
 
 
 def _describe(file: DicomFile, header: FileDataset) -> DicomFile:
     if not file.holds or not file.series:
-        raise InputError("is truncated or damaged: it has no SOP class, series or pixels", remedy=RESTORE)
+        raise InputError("is truncated or damaged: it has no SOP class, or two, no series or no pixels", remedy=RESTORE)
     if not file.is_image:
         raise InputError(f"holds no image but {file.holds}", remedy="name the files of an image series")
     _check_kind(header, file.holds)
@@ -114,6 +116,8 @@ def _describe(file: DicomFile, header: FileDataset) -> DicomFile:
     position, orientation = (header.get(f"Image{word}Patient") for word in ("Position", "Orientation"))
     if not np.isfinite([*spacing, depth or 0, *(position or ()), *(orientation or ())]).all():
         raise InputError("has a place or a spacing that is not finite", remedy=RESTORE)
+    if orientation and not are_right_angles(np.reshape(np.array(orientation, float), (2, 3))):
+        raise InputError(f"has directions that are no unit vectors at right angles: {orientation}", remedy=RESTORE)
     sort = header.get("ImageType") or ()
     return replace(
         file,
@@ -142,6 +146,8 @@ def _check_kind(header: FileDataset, holds: str) -> None:
     colours = header.get("PhotometricInterpretation", "MONOCHROME2")
     if colours not in ("MONOCHROME1", "MONOCHROME2"):
         raise InputError(f"has pixels of {colours}", remedy="convert it to grey values with 0 as black")
+    if header.PixelRepresentation not in (0, 1) or header.get("SamplesPerPixel", 1) != 1:
+        raise InputError("is damaged: nobody knows the type of its pixels", remedy=RESTORE)
     if header.BitsAllocated not in (8, 16, 32):
         raise InputError(f"has pixels of {header.BitsAllocated} bits", remedy=CONVERT)
     if header.get("ModalityLUTSequence"):

@@ -43,6 +43,11 @@ class Placed:
     frame: str = ""
 
 
+def are_right_angles(directions: np.ndarray) -> bool:
+    """Tell whether two directions are unit vectors at right angles, but for the header's rounding."""
+    return bool(np.abs(directions @ directions.T - np.eye(2)).max() <= 2 * TURN_LIMIT)
+
+
 def orientation_groups(planes: Sequence[Placed]) -> list[list[int]]:
     """Return the indices of the planes that are parallel with their axes, in groups."""
     groups: list[list[int]] = []

@@ -72,6 +72,10 @@ def _check_page(page: tifffile.TiffPage, kind: Kind) -> None:
         )
     if kind == "label" and page.compression in JPEG:
         raise InputError("JPEG changes label values at every border", remedy="export the labels again with LZW")
+    row = math.ceil(page.imagewidth * page.samplesperpixel * page.bitspersample / 8)  # bytes
+    odd = page.bitspersample not in (8, 16, 32, 64) and page.compression == 1 and not page.is_tiled
+    if odd and sum(page.databytecounts) != page.imagelength * row:  # a tag is lost, without which a pixel has 1 bit
+        raise InputError(f"does not hold what {page.bitspersample} bits for each pixel take", remedy=RESTORE)
     turned = page.tags.get(274)
     check_upright(turned.value if turned else 1)
 
@@ -83,6 +87,11 @@ def _check_segments(path: Path, tiff: tifffile.TiffFile, page_count: int) -> Non
     check_claim(series.size * page.bitspersample // 8, path, ratio=ratio)
     segments = [pair for p in tiff.pages for pair in zip(p.dataoffsets, p.databytecounts, strict=True)]
     whole = all(0 < start < start + n <= tiff.filehandle.size for start, n in segments)
+    whole &= all(len(p.dataoffsets) == math.prod(p.chunked) for p in tiff.pages)
+    if len({(p.shape, p.dtype, p.compression) for p in tiff.pages}) > 1:
+        raise InputError("its pages differ in shape, type or compression", remedy=RESTORE)
+    if series.dataoffset is not None and page_count > 1:  # read as one block from there on, whatever a page says
+        whole &= all(p.dataoffsets[0] == series.dataoffset + n * p.nbytes for n, p in enumerate(tiff.pages))
     one_block = page_count == 1 and series.size % page.size == 0  # ImageJ describes a large stack by its first page
     if not whole or page_count != len(tiff.pages) or not (one_block or series.size == page_count * page.size):
         raise InputError(f"is truncated or lacks pages: {page_count} pages for shape {series.shape}", remedy=RESTORE)

@@ -265,7 +265,10 @@ def test_bad_arguments(options, message):
 
 INNER = {
     "windows": lambda: (SlidingWindow(roi_size=8, sw_batch_size=3, overlap=0.25, mode="gaussian"), one_sided_3d()),
-    "tiles": lambda: (OverlapTileInferer(4), UNet(3, channels=(2, 3), in_channels=2, padding="valid").eval()),
+    "tiles": lambda: (
+        OverlapTileInferer(6, batch_size=1),
+        UNet(3, channels=(2, 2), in_channels=2, padding="valid").eval(),
+    ),
 }
 
 
@@ -286,12 +289,12 @@ class Whole:
 
 @pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize("transforms", ["mirrors", "none"])
-@pytest.mark.parametrize("height", [11, 150])
+@pytest.mark.parametrize("height", [11, 90])
 @torch.no_grad()
 def test_slabs_give_what_whole_predictions_give(inner, transforms, height):
-    """A short image in turn, a tall one side by side; 150 planes are no multiple of a step."""
+    """A short image in turn, a tall one side by side; 90 planes are no multiple of a step."""
     inferer, network = INNER[inner]()
-    image = torch.randn(1, 2, height, 9, 6)
+    image = torch.randn(1, 2, height, 6, 5)
     mean, spread = AveragedInferer(Whole(inferer), transforms).predict_with_spread(image, network)
     slabs = list(AveragedInferer(inferer, transforms).slabs(image, network, spread=True))
     assert [slab.start for slab in slabs] == [0, *(slab.stop for slab in slabs[:-1])]
@@ -302,17 +305,13 @@ def test_slabs_give_what_whole_predictions_give(inner, transforms, height):
 
 
 @pytest.mark.parametrize("inner", INNER)
-@pytest.mark.parametrize("height", [11, 150])
+@pytest.mark.parametrize("height", [11, 90])
 @torch.no_grad()
 def test_calling_joins_the_slabs_to_the_last_bit(inner, height):
     inferer, network = INNER[inner]()
-    average, image = AveragedInferer(inferer, "mirrors"), torch.randn(2, 2, height, 9, 6)
+    average, image = AveragedInferer(inferer, "mirrors"), torch.randn(1, 2, height, 6, 5)
     slabs = list(average.slabs(image, network))
     assert torch.equal(torch.cat([slab.logits for slab in slabs], dim=2), average(image, network))
-    mean, spread = average.predict_with_spread(image, network)
-    assert torch.equal(mean.argmax(1), average(image, network).argmax(1))
-    slabs = list(average.slabs(image, network, spread=True))
-    assert torch.equal(torch.cat([slab.spread for slab in slabs], dim=2), spread)
 
 
 def test_versions_side_by_side_are_pulled_as_far_as_needed():

@@ -106,6 +106,15 @@ def test_the_planes_that_are_held_do_not_grow_with_the_image(height, monkeypatch
     assert window.planes_held(image, None) == 12
 
 
+def test_where_rows_are_long_no_batch_crosses_them_and_less_is_held():
+    network, window = Full(4, one_sided(2)), SlidingWindow(roi_size=8, sw_batch_size=4, overlap=0.5)
+    image = torch.randn(1, 2, 16, 72)  # 3 rows of 17 windows
+    assert window.planes_held(image, network) == 8
+    expected = SlidingWindowInferer(roi_size=(8, 8), sw_batch_size=4, overlap=0.5)(image, network.network)
+    torch.testing.assert_close(window(image, network), expected, rtol=1e-4, atol=1e-5)
+    assert network.seen == [4, 4, 4, 4, 1] * 3
+
+
 @pytest.mark.parametrize("size", [(23, 30), (15, 14, 9)])
 def test_a_mirrored_prediction_is_that_of_the_mirrored_image(size):
     image, network = torch.randn(2, 2, *size), one_sided(len(size))

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -96,3 +98,36 @@ def test_claims_beyond_the_file_are_refused_before_memory_is_taken(tmp_path):
             claim = file.read_bytes().replace(f"{key}2 3 4".encode(), f"{key}30000 30000 30000".encode())
             file.write_bytes(claim)
             refused(file, 3, "is truncated: the header claims 54000000000000 bytes")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        (b"CompressedDataSize", b"CompressedDatASize", "the header does not say how many bytes are compressed"),
+        (b"CompressedData = True", b"CompressedData = Trae", "the header's compresseddata is neither true nor false"),
+        (b"ByteOrderMSB = False", b"ByteOrderMSB = Fllse", "is neither true nor false: fllse"),
+        (
+            b"ElementSpacing",
+            b"ElementSpacong",
+            "the header's ElementSpacong is unknown. Remedy: spell it ElementSpacing",
+        ),
+        (b"TransformMatrix", b"transformmatrix", "the header's transformmatrix is unknown"),
+        (b"Offset", b"Offsat", "the header's Offsat is unknown"),
+    ],
+)
+def test_a_letter_that_changes_what_itk_reads_is_found(tmp_path, before, after, reason):
+    file = tmp_path / "a.mha"
+    sitk.WriteImage(itk_image(), str(file), True)
+    content = file.read_bytes()
+    assert before in content
+    file.write_bytes(content.replace(before, after, 1))
+    refused(file, 3, reason)
+
+
+def test_a_wrong_count_of_compressed_bytes_is_found(tmp_path):
+    file = tmp_path / "a.mha"
+    sitk.WriteImage(itk_image(), str(file), True)
+    content = file.read_bytes()
+    (size,) = re.findall(rb"CompressedDataSize = (\d+)", content)
+    file.write_bytes(content.replace(b"Size = " + size, b"Size = %d" % (int(size) - 1), 1))
+    refused(file, 3, f"holds {int(size)} compressed bytes, the header claims {int(size) - 1}")
