@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,15 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.batch.completion import Completion, digest_of
 from pipeline.batch.inputs import Input, find_inputs, shard
-from pipeline.batch.memory import check_room, wants_room
+from pipeline.batch.memory import Need, check_room, wants_room
 from pipeline.batch.stages import Outcome, run_stages
 from pipeline.batch.summary import clashes, measure, write_summary
 from pipeline.errors import InputError, find_input_error
 from pipeline.handlers.load_weights import load_weights
 from pipeline.label_slabs import predict_labels, split_voxelwise
 from pipeline.provenance import digest
+from pipeline.transforms.to_grid import ToGridd
+from pipeline.volumes.header import VolumeHeader
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +112,8 @@ class FolderPredictor:
         self.spatial_dims, self.class_names, self.in_channels = spatial_dims, class_names, in_channels
         self.probabilities, self.uncertainty, self.resume = probabilities, uncertainty, resume
         self.num_shards, self.shard_id = num_shards, shard_id
+        averaged = hasattr(inferer, "predict_with_spread")
+        self.need = Need(_grid_of(preprocessing), len(class_names) * (probabilities + averaged + uncertainty))
         self.settings = {key: value for key, value in (settings or {}).items() if key not in WHERE_NOT_WHAT}
 
     def run(self) -> list[dict[str, Any]]:
@@ -121,8 +125,14 @@ class FolderPredictor:
         rows = {entry.case: _row(entry, "waiting") for entry in entries}
         todo = self._incomplete(entries, completion, rows) if self.resume else entries
         try:
+            self._write_summary(rows)  # into a folder that nothing can be written to, no case needs be predicted
+        except OSError as error:
+            reason = f"nothing can be written here ({error.strerror})"
+            raise InputError(reason, file=self.output_dir, remedy="choose another output folder") from error
+        try:
             with sigterm_interrupts():
-                for outcome in self._outcomes(todo, completion, rows):
+                for number, outcome in enumerate(self._outcomes(todo, completion, rows), 1):
+                    self._progress = self._time_left(number, len(todo))
                     rows[outcome.entry.case] = self._row(outcome, completion)
         except KeyboardInterrupt:
             logger.warning("stopped before the end of the batch: run it again with --resume")
@@ -144,7 +154,7 @@ class FolderPredictor:
         self, entries: Sequence[Input], completion: Completion, rows: dict[str, dict[str, Any]]
     ) -> list[Input]:
         todo = []
-        for entry in tqdm(entries, "looking at what is complete", unit="case", delay=2, mininterval=_pause()):
+        for entry in tqdm(entries, "looking at what is complete", unit="case", delay=2, disable=None):
             why = completion.why_incomplete(entry)
             if why is None:
                 rows[entry.case] = _row(entry, "done") | completion.result(entry)
@@ -163,23 +173,24 @@ class FolderPredictor:
             completion.begin(entry)
             return self._read(entry)
 
-        written = time.monotonic()
+        self._begun = written = time.monotonic()
         outcomes = run_stages(todo, read, self._predict, self._finish, self._alone)
-        with logging_redirect_tqdm(), tqdm(total=len(todo), desc="predict", unit="case", mininterval=_pause()) as bar:
+        # A log file has a line for each case instead of the bar.
+        with logging_redirect_tqdm(), tqdm(total=len(todo), desc="predict", unit="case", disable=None) as bar:
             for outcome in outcomes:
-                yield outcome
                 bar.update()
+                yield outcome
                 if time.monotonic() - written > SUMMARY_EVERY:
                     self._write_summary(rows)
                     written = time.monotonic()
 
     def _alone(self, entry: Input) -> bool:
-        return wants_room(entry.files, self.spatial_dims)
+        return wants_room(entry.files, self.spatial_dims, self.need)
 
     def _read(self, entry: Input) -> dict[str, Any]:
         if entry.problem is not None:
             raise entry.problem
-        check_room(entry.files, self.spatial_dims, entry.case)
+        check_room(entry.files, self.spatial_dims, entry.case, self.need)
         item = self.preprocessing(record(entry))
         wanted = getattr(self.network, "in_channels", self.in_channels)
         if len(item["image"]) != wanted:
@@ -188,18 +199,23 @@ class FolderPredictor:
             raise InputError(reason, case=entry.case, file=entry.files[0], remedy=remedy)
         return item
 
-    def _predict(self, item: dict[str, Any]) -> dict[str, Any]:
+    def _predict(self, item: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         voxelwise, _ = split_voxelwise(self.postprocessing.flatten().transforms)
         return predict_labels(
             item, self.network, self.inferer, voxelwise, self.device, self.probabilities, self.uncertainty
         )
 
     @torch.no_grad()
-    def _finish(self, item: dict[str, Any]) -> dict[str, Any]:
+    def _finish(self, item: dict[Hashable, Any]) -> dict[str, Any]:
         """Write what there is to write; return what the summary says of it."""
         _, writing = split_voxelwise(self.postprocessing.flatten().transforms)
         item = Compose(writing)(item)
         return {**measure(item, self.class_names), "outputs": item.get("outputs", [])}
+
+    def _time_left(self, number: int, total: int) -> str:
+        """Return how far the batch is, in words for a log."""
+        left = (time.monotonic() - self._begun) / number * (total - number)
+        return f" ({number} of {total}, {timedelta(seconds=round(left))} left)"
 
     def _row(self, outcome: Outcome[Input], completion: Completion) -> dict[str, Any]:
         """Record a case that is done, and return its row of the summary."""
@@ -210,13 +226,16 @@ class FolderPredictor:
         if error is None:
             outputs = outcome.result["outputs"]
             row |= outcome.result | {"outputs": [file.relative_to(self.output_dir).as_posix() for file in outputs]}
+            if others := set(completion.leftovers(entry)) - set(outputs):
+                row["reason"] = f"not of this batch, but of an earlier one: {', '.join(sorted(map(str, others)))}"
+                logger.warning("case '%s': %s", entry.case, row["reason"])
             try:
                 completion.mark_complete(entry, outputs, row)
             except (InputError, OSError) as failure:
                 error = failure
         if error is not None:
             return row | {"status": "failed", "reason": self._reason(entry, error, completion)}
-        logger.info("case '%s': done in %.1f s", entry.case, row["seconds"])
+        logger.info("case '%s': done in %.1f s%s", entry.case, row["seconds"], self._progress)
         return row
 
     def _reason(self, entry: Input, error: Exception, completion: Completion) -> str:
@@ -227,7 +246,7 @@ class FolderPredictor:
             reason = f"case '{entry.case}': {reason}"
         if earlier := completion.leftovers(entry):
             listed = ", ".join(str(file) for file in earlier)
-            reason += f" What an earlier batch made of this case is still there: {listed}."
+            reason += f". What an earlier batch made of this case is still there: {listed}"
         logger.error(reason, exc_info=error if problem is None else None)  # of a bug, all there is to know
         return reason
 
@@ -263,6 +282,13 @@ def sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, earlier)
 
 
+def _grid_of(preprocessing: Callable[[Any], Any]) -> Callable[[VolumeHeader], int] | None:
+    """Return how many voxels the preprocessing makes of a file, where it resamples."""
+    steps = preprocessing.flatten().transforms if isinstance(preprocessing, Compose) else [preprocessing]
+    grid = next((step for step in steps if isinstance(step, ToGridd)), None)
+    return None if grid is None else lambda header: grid.voxels_of(header.affine, header.shape)
+
+
 def _cause(error: BaseException) -> BaseException:
     """Return what a transform raised, of which MONAI's error around it only says where."""
     while error.__cause__ is not None:
@@ -272,11 +298,6 @@ def _cause(error: BaseException) -> BaseException:
 
 def _row(entry: Input, status: str) -> dict[str, Any]:
     return {"case": entry.case, "status": status, "reason": ""}
-
-
-def _pause() -> float:
-    """Seconds between two looks of a progress bar: a file or a log is spared its every step."""
-    return 0.5 if sys.stderr.isatty() else 10.0
 
 
 def predict_with_bundle(
@@ -297,11 +318,24 @@ def predict_with_bundle(
         raise InputError(
             "this folder is no bundle", file=file, remedy="name a run's folder, or a bundle such as bundles/unet"
         )
-    overrides |= {"bundle_root": str(folder), "input_dir": input_dir, "output_dir": output_dir}
-    files = [str(file), *overlays]
-    workflow = ConfigWorkflow(config_file=files, workflow_type="inference", run_id="inference", **overrides)
+    for overlay in overlays:
+        if not Path(overlay).is_file():
+            raise InputError("there is no such overlay", file=overlay, remedy="give the path of a config file")
+    # As text, a path with one of #, @, $ and % would be read as MONAI's own words.
+    overrides |= {"bundle_root": str(folder), "input_dir": Path(input_dir), "output_dir": Path(output_dir)}
+    files = [str(file), *map(str, overlays)]
     try:
+        workflow = ConfigWorkflow(config_file=files, workflow_type="inference", run_id="inference", **overrides)
         workflow.initialize()
         workflow.run()
+    except KeyError as error:
+        if not overlays:
+            raise
+        reason = f"an overlay changes what an inference config does not have ({error.args[0]})"
+        remedy = "train with this overlay: the run's own inference.json follows it"
+        raise InputError(reason, file=", ".join(map(str, overlays)), remedy=remedy) from error
     except RuntimeError as error:  # MONAI wraps what a `$` expression raises
-        raise find_input_error(error) or error from None
+        problem = find_input_error(error)
+        if problem is None:
+            raise
+        raise problem from None

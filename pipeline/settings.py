@@ -21,6 +21,7 @@ REFERENCE = re.compile(r"[@%](?:::|#)?(\w+)")
 RESERVED = {"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}  # what MONAI reads of a component itself
 RUN_IDS = ("training", "evaluating", "inference", "run")
 TEXTS = {"run_name"}  # whose own value is null
+PATHS = {"input_dir", "output_dir", "dataset_dir", "data_list", "bundle_root"}
 # The least that a setting of this name can be, in every config that has it.
 WHOLE_NUMBERS = {"epochs": 1, "val_interval": 1, "patience": 1, "batch_size": 1, "crops_per_case": 1}
 WHOLE_NUMBERS |= {"accumulation_steps": 1, "num_workers": 0, "seed": 0, "fold": 0, "in_channels": 1, "spatial_dims": 2}
@@ -170,6 +171,10 @@ def impossible_values(parser: ConfigParser) -> Iterator[InputError]:
     yield from _misfitting_network(parser)
     if "device" in config:
         yield from _absent_device(parser.get_parsed_content("device"))
+    for key in PATHS & config.keys():
+        if isinstance(config[key], str) and "::" in config[key] and config[key][0] not in "$@%":
+            reason = f"MONAI reads the # of the path '{key}' as a sign of its own: '{config[key]}'"
+            yield InputError(reason, remedy="rename the folder, or predict with python -m pipeline predict")
     if "output_dir" in config:
         yield from _barred_folder("output_dir", Path(str(parser.get_parsed_content("output_dir"))))
 

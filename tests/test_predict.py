@@ -266,7 +266,7 @@ def test_a_failure_says_what_an_earlier_batch_has_left(predictor, tmp_path):
     write_images(tmp_path / "in", "a.tif", "b.tif")
     predictor.run()
     (tmp_path / "in" / "a.tif").write_bytes(b"no TIFF")
-    with pytest.raises(InputError, match=r"What an earlier batch made of this case is still there: .*out/a\.tif\."):
+    with pytest.raises(InputError, match=r"What an earlier batch made of this case is still there: .*out/a\.tif"):
         run(tmp_path, resume=True)
     assert [row["status"] for row in summary(tmp_path)] == ["failed", "done"]
 
@@ -401,6 +401,23 @@ def test_a_folder_that_is_no_bundle(tmp_path):
         predict_with_bundle(tmp_path, "in", "out")
     assert caught.value.file == str(tmp_path / "configs" / "inference.json")
     assert "name a run's folder" in caught.value.remedy
+
+
+def test_paths_are_taken_as_they_are_spelled(bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("h #1", "@in", "$in", "%in")):
+        write_images(tmp_path / name, "a.tif")
+        predict_with_bundle(bundle, name, f"{name[0]}out#{number}")
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / f"{name[0]}out#{number}" / "a.tif"), image(0) > 100)
+
+
+def test_overlays_that_are_missing_or_do_not_fit(bundle, tmp_path):
+    write_images(tmp_path / "in", "a.tif")
+    with pytest.raises(InputError, match=r"file 'nope\.yaml': there is no such overlay"):
+        predict_with_bundle(bundle, tmp_path / "in", tmp_path / "out", ["nope.yaml"])
+    (tmp_path / "loss.yaml").write_text("loss#regions: true\n")
+    with pytest.raises(InputError, match=r"loss\.yaml': an overlay changes what an inference config does not have"):
+        predict_with_bundle(bundle, tmp_path / "in", tmp_path / "out", [str(tmp_path / "loss.yaml")])
 
 
 def test_a_bug_in_a_config_is_no_users_mistake(bundle, tmp_path):

@@ -102,10 +102,10 @@ class Completion:
         atomic_write_bytes(self._file(entry.case), _sealed(body))
 
     def _load(self, case: str) -> dict[str, Any] | None:
-        """Return a case's record; None where there is none, or one that is damaged."""
+        """Return a case's record; None where there is none, or one that is damaged or cannot be read."""
         try:
             content = self._file(case).read_bytes()
-        except FileNotFoundError:
+        except OSError:
             return None
         body = content.partition(b"\n")[0]
         return json.loads(body) if content == _sealed(body) else None

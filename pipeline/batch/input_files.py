@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -24,11 +24,13 @@ class FoundFiles:
         files: in the order of their paths, or of the list.
         top: the folder that outputs are placed relative to.
         named: those of `files` that the user named one by one.
+        barred: folders that could not be looked into, with the reason.
     """
 
     files: tuple[Path, ...]
     top: Path
     named: frozenset[Path] = frozenset()
+    barred: Mapping[Path, str] = field(default_factory=dict)
 
 
 def find_files(source: str | os.PathLike[str], output_dir: str | os.PathLike[str] | None = None) -> FoundFiles:
@@ -44,19 +46,19 @@ def find_files(source: str | os.PathLike[str], output_dir: str | os.PathLike[str
         if path.resolve() == output:
             reason = "the output folder is the input folder, so that results would be taken for inputs"
             raise InputError(reason, file=path, remedy="choose another output folder")
-        return FoundFiles(_expand([path], output), path)
+        return _found([path], output, path)
     if path.is_file():
         named = _read_list(path) if path.suffix.lower() == ".txt" else [path]
         if named == [path] and not has_image_suffix(path) and not may_be_dicom(path):
             remedy = "name a folder, a pattern, an image, or a .txt file of one path per line"
             raise InputError("is neither an image nor a list of paths", file=path, remedy=remedy)
-        return FoundFiles(_expand(named, output), path.parent, frozenset(named))
+        return _found(named, output, path.parent, frozenset(named))
     if not glob.has_magic(str(source)):
         raise InputError("the input does not exist", file=path, remedy="correct the path")
     top = _above_magic(path)
     matches = [Path(match) for match in sorted(glob.glob(str(source), recursive=True))]
     wanted = [match for match in matches if not any(_is_left_out(folder, output) for folder in _folders(match, top))]
-    return FoundFiles(_expand(wanted, output), top)
+    return _found(wanted, output, top)
 
 
 def has_image_suffix(file: Path) -> bool:
@@ -74,24 +76,34 @@ def may_be_dicom(file: Path) -> bool:
         return False
 
 
-def _expand(paths: Iterable[Path], output: Path | None) -> tuple[Path, ...]:
+def _found(paths: Iterable[Path], output: Path | None, top: Path, named: frozenset[Path] = frozenset()) -> FoundFiles:
     """Replace folders by the files below them."""
     found: list[Path] = []
+    barred: dict[Path, str] = {}
+
+    def note(error: OSError) -> None:
+        barred[Path(error.filename)] = str(error.strerror)
+
     for path in paths:
         if not path.is_dir():
             found.append(path)
             continue
-        for folder, names, files in os.walk(path, followlinks=True):
+        for folder, names, files in os.walk(path, onerror=note, followlinks=True):
             here = Path(folder)
             names[:] = sorted(name for name in names if not _is_left_out(here / name, output))
             found += [here / name for name in sorted(files) if not name.startswith(".")]
-    return tuple(dict.fromkeys(found))
+    return FoundFiles(tuple(dict.fromkeys(found)), top, named, barred)
 
 
 def _is_left_out(folder: Path, output: Path | None) -> bool:
     real = folder.resolve()
     in_a_circle = folder.is_symlink() and folder.parent.resolve().is_relative_to(real)
-    return folder.name.startswith(".") or real == output or in_a_circle or (folder / RECORDS).is_dir()
+    if folder.name.startswith(".") or real == output or in_a_circle:
+        return True
+    try:
+        return (folder / RECORDS).is_dir()
+    except PermissionError:  # the walk will say it
+        return False
 
 
 def _read_list(file: Path) -> list[Path]:
@@ -99,7 +111,8 @@ def _read_list(file: Path) -> list[Path]:
         lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise InputError("is no text in UTF-8", file=file, remedy="write one path per line") from error
-    paths = [Path(os.path.normpath(file.parent / line)) for line in lines if line and not line.startswith("#")]
+    places = {line: Path(os.path.normpath(file.parent / line)) for line in lines if line}
+    paths = [place for line, place in places.items() if not line.startswith("#") or os.path.lexists(place)]
     if not paths:
         raise InputError("the list is empty", file=file, remedy="write one path per line")
     return list(dict.fromkeys(paths))

@@ -93,10 +93,12 @@ def shard(inputs: Sequence[Input], num_shards: int, shard_id: int) -> list[Input
 
 def _recognise(given: FoundFiles, spatial_dims: int) -> list[_Found]:
     """Turn files into cases; a file that was named becomes one whatever it is: its reading says what is wrong."""
-    found: list[_Found] = []
+    found, locked = _barred(given)
     left_out: Counter[str] = Counter()
     slices: dict[Path, list[Path]] = {}
     for file in given.files:
+        if file in locked:
+            continue
         if spatial_dims == 3 and may_be_dicom(file) and file.is_file():
             slices.setdefault(file.parent, []).append(file)
         elif file in given.named or _suits(file, spatial_dims):
@@ -137,6 +139,27 @@ def _single(file: Path, top: Path, spatial_dims: int) -> _Found:
     except InputError:  # the reading will say it
         parts = (file,)
     return _Found(name[: len(name) - len(suffix)], name, (file,), parts)
+
+
+def _barred(given: FoundFiles) -> tuple[list[_Found], set[Path]]:
+    """Return a case that fails for each folder that holds what cannot be opened, and the files that are meant."""
+    locked: dict[Path, list[Path]] = {}
+    for file in given.files:
+        if file not in given.named and not has_image_suffix(file) and not os.access(file, os.R_OK):
+            locked.setdefault(file.parent, []).append(file)  # which may be the slices of a series
+    reasons = dict(given.barred)
+    for folder, files in locked.items():
+        names = ", ".join(file.name for file in files[:3]) + (", ..." if len(files) > 3 else "")
+        reasons[folder] = f"{len(files)} of its files cannot be opened: {names}"
+    found = [_unreadable(folder, given.top, reason) for folder, reason in reasons.items()]
+    return found, {file for files in locked.values() for file in files}
+
+
+def _unreadable(folder: Path, top: Path, reason: str) -> _Found:
+    """Make a case that fails of a folder which may hold one, for nobody would miss it otherwise."""
+    problem = InputError(f"cannot be searched: {reason}", file=folder, remedy="correct its permissions")
+    name = f"{_place(folder, top)} (unreadable)"
+    return _Found(name, name, (folder,), (folder,), problem)
 
 
 def _place(path: Path, top: Path) -> str:

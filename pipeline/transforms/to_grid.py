@@ -70,6 +70,13 @@ class ToGridd(MapTransform):
             result[key] = self._convert(result[key], mode)
         return result
 
+    def voxels_of(self, affine: np.ndarray, shape: Sequence[int]) -> int:
+        """Return how many voxels a file of this grid will have on the network's."""
+        turn = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), self.target)
+        turned_shape = [shape[int(axis)] for axis in np.argsort(turn[:, 0])]
+        turned = affine @ nib.orientations.inv_ornt_aff(turn, shape)
+        return int(np.prod(self._size_on_grid(turned, turned_shape, None), dtype=np.int64))
+
     def _convert(self, volume: MetaTensor, mode: str) -> MetaTensor:
         affine = np.asarray(volume.affine, dtype=float)
         turn = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), self.target)

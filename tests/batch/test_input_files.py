@@ -97,3 +97,10 @@ def test_sources_that_are_none(tmp_path, name, content, text):
         find_files(tmp_path / name)
     assert caught.value.file == str(tmp_path / name)
     assert caught.value.remedy
+
+
+def test_a_path_that_begins_with_the_sign_of_a_remark_is_a_path(tmp_path):
+    for name in ("#1.png", "a.png"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "list.txt").write_text("#1.png\n# a remark\n#b.png\na.png\n")
+    assert [file.name for file in find_files(tmp_path / "list.txt").files] == ["#1.png", "a.png"]

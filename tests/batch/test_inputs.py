@@ -1,4 +1,5 @@
 import logging
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -235,3 +236,47 @@ def test_shards_that_there_are_not(num_shards, shard_id):
     with pytest.raises(InputError, match=rf"no shard {shard_id} of {num_shards}") as caught:
         shard([], num_shards, shard_id)
     assert caught.value.remedy
+
+
+# --- what cannot be opened --------------------------------------------------------------------------------------------
+
+
+def problems(source, **options):
+    return {entry.case: entry.problem for entry in find_inputs(source, spatial_dims=3, **options)}
+
+
+def test_a_folder_that_cannot_be_looked_into_is_a_case_that_fails(tmp_path, monkeypatch):
+    nifti(tmp_path / "pat1" / "a.nii")
+    nifti(tmp_path / "pat2" / "a.nii")
+    scandir = os.scandir
+
+    def locked(folder):
+        if Path(folder).name == "pat2":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    found = problems(tmp_path)
+    assert found["pat1/a"] is None
+    assert str(found["pat2 (unreadable)"]).startswith(
+        f"case 'pat2 (unreadable)', file '{tmp_path}/pat2': cannot be searched: Permission denied"
+    )
+
+
+def test_slices_that_cannot_be_opened_are_a_case_that_fails(tmp_path, monkeypatch):
+    nifti(tmp_path / "pat1" / "a.nii")
+    (tmp_path / "pat2").mkdir()
+    for number in range(4):
+        (tmp_path / "pat2" / f"IM{number}").write_bytes(b"")
+    monkeypatch.setattr(os, "access", lambda file, mode: Path(file).parent.name != "pat2")
+    found = problems(tmp_path)
+    assert list(found) == ["pat1/a", "pat2 (unreadable)"]
+    assert found["pat2 (unreadable)"].reason == "cannot be searched: 4 of its files cannot be opened: IM0, IM1, IM2, ..."
+
+
+def test_a_link_to_nowhere_is_a_case_that_fails(tmp_path):
+    nifti(tmp_path / "a.nii")
+    (tmp_path / "patient9").symlink_to(tmp_path / "gone")
+    found = problems(tmp_path)
+    assert "cannot be opened: patient9" in str(found.pop(f"{tmp_path.name} (unreadable)"))
+    assert found == {"a": None}

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from pipeline.batch import memory
-from pipeline.batch.memory import check_room, free_bytes, least_bytes, wants_room
+from pipeline.batch.memory import Need, check_room, free_bytes, least_bytes, wants_room
 from pipeline.errors import InputError
 
 
@@ -24,18 +24,43 @@ def test_a_case_takes_its_stored_and_its_float32_voxels(volume, tmp_path):
     assert least_bytes((volume, tmp_path / "b.nii"), 3) == 0
 
 
-def limit(folder, most, current, inactive):
-    (folder / "memory.max").write_text(most)
-    (folder / "memory.current").write_text(f"{current}\n")
-    (folder / "memory.stat").write_text(f"anon 5\ninactive_file {inactive}\nactive_file 7\n")
+def test_what_the_network_sees_counts_where_it_is_resampled_and_where_classes_are_kept(volume):
+    need = Need(lambda header: 8 * header.shape[0] * header.shape[1] * header.shape[2], kept_classes=5)
+    assert least_bytes((volume,), 3, need) == 6000 * (2 + 4) + 8 * 6000 * 4 + 8 * 6000 * 5 * 4
+    assert least_bytes((volume,), 3, Need(None, 5)) == 6000 * (2 + 4) + 6000 * 5 * 4
+
+
+NAMES = {
+    "v2": ("memory.max", "memory.current", "inactive_file"),
+    "v1": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def limit(folder, most, current, inactive, version="v2"):
+    limit_file, use_file, key = NAMES[version]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / limit_file).write_text(most)
+    (folder / use_file).write_text(f"{current}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{key} {inactive}\nactive_file 7\n")
     return folder
 
 
 def test_a_containers_limit_counts_where_it_is_the_lower_one(tmp_path):
-    machine = psutil.virtual_memory().total
-    assert free_bytes(limit(tmp_path, "1000000", 400000, 100000)) == 700000
-    for file in (limit(tmp_path, "max\n", 400000, 100000), limit(tmp_path, str(10 * machine), 0, 0), tmp_path / "none"):
-        assert 1000000 < free_bytes(file) <= machine
+    machine, nowhere = psutil.virtual_memory().total, tmp_path / "nowhere"
+    assert free_bytes(limit(tmp_path, "1000000", 400000, 100000), nowhere) == 700000
+    assert 1000000 < free_bytes(limit(tmp_path, "max\n", 400000, 100000), nowhere) <= machine
+    assert 1000000 < free_bytes(limit(tmp_path, str(10 * machine), 0, 0), nowhere) <= machine
+    assert 1000000 < free_bytes(nowhere, nowhere) <= machine
+
+
+@pytest.mark.parametrize(
+    ("version", "place", "line"),
+    [("v2", "slurm/job_7", "0::/slurm/job_7/step_0"), ("v1", "memory/slurm/job_7", "4:memory:/slurm/job_7")],
+)
+def test_the_limit_of_a_job_stands_in_its_own_group_or_above(tmp_path, version, place, line):
+    limit(tmp_path / "groups" / place, "1000000", 400000, 100000, version)
+    (tmp_path / "membership").write_text(f"9:cpu:/other\n{line}\n")
+    assert free_bytes(tmp_path / "groups", tmp_path / "membership") == 700000
 
 
 def test_what_cannot_fit_is_refused_with_its_need(volume, monkeypatch):
@@ -47,8 +72,8 @@ def test_what_cannot_fit_is_refused_with_its_need(volume, monkeypatch):
 
 
 def test_a_case_wants_to_be_alone_if_three_would_not_fit(volume, monkeypatch):
-    # 36,000 bytes at least, four times as much at most, and three cases are in memory: 432,000 bytes.
-    monkeypatch.setattr(memory, "free_bytes", lambda: 432000)
+    # 36,000 bytes at least, three times as much in all, and three cases are in memory: 324,000 bytes.
+    monkeypatch.setattr(memory, "free_bytes", lambda: 324000)
     assert not wants_room((volume,), 3)
-    monkeypatch.setattr(memory, "free_bytes", lambda: 431990)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 323990)
     assert wants_room((volume,), 3)

@@ -170,3 +170,12 @@ def test_metadata_say_the_grid_of_every_image_that_goes_in():
     expected = {"name": "a", "network_data_format": {"inputs": {"image": entry}, "outputs": {"pred": {}}}}
     assert described(metadata, "LPS", (1.0, None, 2.0)) == expected
     assert metadata == given
+
+
+def test_the_number_of_voxels_is_known_before_the_voxels_are():
+    affine = np.diag([-2.0, 1.0, 3.0, 1.0])[:, [2, 0, 1, 3]]  # axes: up, to the left, to the front
+    volume = MetaTensor(torch.zeros(1, 4, 6, 10), affine=torch.from_numpy(affine))
+    grid = ToGridd("image", "RAS", (1.0, 1.0, 1.5))
+    # 6 voxels of 2 mm to 12, 10 of 1 mm stay, 4 of 3 mm to 8 of 1.5 mm.
+    assert grid.voxels_of(affine, (4, 6, 10)) == 12 * 10 * 8
+    assert grid({"image": volume})["image"].shape == (1, 12, 10, 8)
