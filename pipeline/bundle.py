@@ -47,11 +47,16 @@ def check(*files: str) -> None:
     raise_all([*settings.impossible_values(parser)], "Settings that no run can have")
 
 
-def config() -> dict[str, Any]:
-    """Return the running config, overlays and overrides merged, as it stands in the files (`@` and `$` unresolved)."""
+def config(**computed: Any) -> dict[str, Any]:
+    """Return the running config, overlays and overrides merged, as it stands in the files (`@` and `$` unresolved).
+
+    Args:
+        computed: what a run finds in its training data, by key: the bundle that it leaves has the values in place of
+            what computes them, and needs the data no more.
+    """
     parser = _caller(ConfigParser)
     assert parser is not None, "bundle.config is called from a config"
-    return settings.of(parser)
+    return {**settings.of(parser), **deepcopy(computed)}
 
 
 def configs_folder() -> Path | None:

@@ -54,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="<verb>", required=True)
     _add_predict(verbs)
     _add_check(verbs)
+    _add_compare(verbs)
+    _add_leaderboard(verbs)
+    _add_promote(verbs)
+    _add_sync(verbs)
+    _add_sweep(verbs)
     _add_datalist(verbs)
     _add_embedded(verbs)
     return parser
@@ -65,7 +70,7 @@ def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="predict every image of a folder",
         epilog="example: python -m pipeline predict runs/cells-20260101-120000 images/ predictions/ --probabilities",
     )
-    verb.add_argument("bundle", help="a run's folder, or a bundle with trained weights")
+    verb.add_argument("bundle", help="a run's folder, a bundle with trained weights, or models:/NAME@ALIAS")
     verb.add_argument(
         "input_dir",
         metavar="input",
@@ -106,6 +111,13 @@ def _add_check(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     verb.add_argument("data_list", help="the list, JSON")
     verb.add_argument("--dataset_dir", help="where the list's paths begin (data/<name of the list>)")
     verb.add_argument("--fold", type=int, default=0, help="which fold validates (0)")
+    verb.add_argument(
+        "--spacing",
+        type=float,
+        nargs=3,
+        metavar="MM",
+        help="a network's spacing: left-right, back-front, foot-head; finds a unit that is wrong in a whole list",
+    )
     verb.add_argument("--html", metavar="FILE", help="write a page with histograms and a table of the cases")
     verb.add_argument("--mlflow", metavar="URI", help="keep page and numbers as a run in this store")
     verb.add_argument("--no_cache", action="store_true", help="read every file again")
@@ -122,9 +134,120 @@ def _check(options: argparse.Namespace) -> None:
         options.html,
         options.mlflow,
         use_cache=not options.no_cache,
+        spacing=options.spacing,
     )
     if not sound:
         sys.exit(1)
+
+
+def _add_compare(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser(
+        "compare",
+        help="which runs are better, by how much, and is it luck",
+        epilog="example: python -m pipeline compare --experiment cells --baseline plain -o comparison",
+    )
+    verb.add_argument("--experiment", help="whose finished runs (that of the newest run)")
+    chosen = verb.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--runs", nargs="+", default=[], help="names, ids or beginnings of ids; a sweep stands for its trials"
+    )
+    chosen.add_argument("--filter", dest="filter_", help="MLflow's search words: \"params.learning_rate = '0.001'\"")
+    verb.add_argument("--baseline", help="name or id (the first of --runs, else the oldest)")
+    verb.add_argument(
+        "-o", "--output", default="comparison", help="folder for comparison.html, comparison.csv, cases.csv"
+    )
+    verb.add_argument("--most", type=int, default=30, help="at most so many runs of an experiment, the best (30)")
+    _add_store(verb)
+    verb.set_defaults(call=_compare)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from pipeline.compare import compare
+
+    compare(**{key: value for key, value in vars(options).items() if key != "call"})
+
+
+def _add_leaderboard(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser(
+        "leaderboard",
+        help="the best run of every data list, and how to train it again",
+        epilog="example: python -m pipeline leaderboard",
+    )
+    verb.add_argument("--experiment", help="only this one")
+    verb.add_argument("-o", "--output", help="folder for leaderboard.csv")
+    _add_store(verb)
+    verb.set_defaults(call=_leaderboard)
+
+
+def _leaderboard(options: argparse.Namespace) -> None:
+    from pipeline.compare import leaderboard
+
+    leaderboard(**{key: value for key, value in vars(options).items() if key != "call"})
+
+
+def _add_promote(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser(
+        "promote",
+        help="register a run's bundle in MLflow's model registry, under an alias",
+        epilog="example: python -m pipeline promote runs/my-run --alias champion",
+    )
+    verb.add_argument("run", help="a run's folder, or the name or id of its MLflow run")
+    verb.add_argument("--alias", required=True, help="such as champion; the version that had it loses it")
+    verb.add_argument("--name", help="of the registered model (that of the bundle: unet)")
+    verb.add_argument("--uri", help="MLflow store (the run's, MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)")
+    verb.set_defaults(call=_promote)
+
+
+def _promote(options: argparse.Namespace) -> None:
+    from pipeline.registry import promote
+
+    print(promote(options.run, options.alias, options.name, options.uri))
+
+
+def _add_sync(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser(
+        "sync",
+        help="write to MLflow what runs could not, because its server was down or they were killed",
+        epilog="example: python -m pipeline sync runs/cells-20260101-120000",
+    )
+    verb.add_argument("runs", nargs="*", help="folders of runs (all below --output_dir that have something to write)")
+    verb.add_argument("--uri", help="another store, or the same at a new address (the one the runs were meant for)")
+    verb.add_argument("--output_dir", default="runs", help="the folder of all runs (runs)")
+    verb.set_defaults(call=_sync)
+
+
+def _sync(options: argparse.Namespace) -> None:
+    from pipeline.sync import sync
+
+    sync(options.runs, options.uri, options.output_dir)
+
+
+def _add_sweep(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser(
+        "sweep",
+        help="train variants of a bundle and find the best",
+        epilog="example: python -m pipeline sweep sweeps/example.yaml --workers 2",
+    )
+    verb.add_argument(
+        "file", help="what to vary, YAML (sweeps/example.yaml has all keys); the same command continues a stopped sweep"
+    )
+    verb.add_argument(
+        "--workers", type=int, default=1, help="trainings at a time, each in its own process (1: in this one)"
+    )
+    verb.add_argument("--trials", type=int, help="how many, instead of what the file says")
+    verb.set_defaults(call=_sweep)
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from pipeline.sweeps.sweep import run_sweep
+
+    run_sweep(options.file, options.workers, options.trials)
+
+
+def _add_store(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--metric", help="val/mean_dice, test/dice/cell or a column of cases.csv (val/mean_dice)")
+    verb.add_argument("--split", choices=["validation", "test"], help="(what the metric says, else validation)")
+    verb.add_argument("--uri", help="MLflow store (MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)")
 
 
 def _add_datalist(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

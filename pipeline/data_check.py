@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def check_data_list(
     html: str | PathLike[str] | None = None,
     mlflow_uri: str | None = None,
     use_cache: bool = True,
+    spacing: Sequence[float] | None = None,
 ) -> bool:
     """Look at every case of a list, print what was found, and return whether it is without a problem.
 
@@ -35,19 +37,26 @@ def check_data_list(
         html: a page to write, with histograms and a table of the cases.
         mlflow_uri: a store that gets a run "check <list>" in the experiment of the list's name.
         use_cache: trust earlier checks of the same bytes.
+        spacing: mm per axis, from left to right, from back to front and upwards, that a network resamples volumes to;
+            without it, a list of which all volumes have a wrong unit gets but a warning.
     """
-    cases = load_data_list(data_list)
+    cases = load_data_list(data_list, strict=False)
+    if spacing is not None and cases.spatial_dims != 3:
+        raise InputError(f"'{cases.name}' has 2D images, which no spacing is for", remedy="leave out --spacing")
     folder = Path("data", cases.name) if dataset_dir is None else Path(dataset_dir)
     if not folder.is_dir() and cases.generator is None:
         raise InputError("is no folder", file=folder, remedy="give the folder of the images with --dataset_dir")
     ensure_data(cases, folder)
-    report = examine_cases(cases, folder, fold=fold, use_cache=use_cache)
+    report = examine_cases(cases, folder, fold=fold, spacing=spacing, use_cache=use_cache)
     print(describe(report))
     if html is not None:
         write_report(report, cases, html)
         print(f"wrote {html}")
     if mlflow_uri is not None:
-        track(report, cases, mlflow_uri, {"fold": str(fold), "data_list": str(data_list), "dataset_dir": str(folder)})
+        params = {"fold": str(fold), "data_list": str(data_list), "dataset_dir": str(folder)}
+        if spacing is not None:
+            params["spacing"] = " ".join(f"{edge:g}" for edge in spacing)
+        track(report, cases, mlflow_uri, params)
     return not report.problems
 
 

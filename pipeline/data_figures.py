@@ -23,7 +23,7 @@ AXES = {"LR": "left to right", "PA": "back to front", "IS": "foot to head"}
 # Told apart with any colour vision (Okabe and Ito).
 COLOURS = {"training": "#0072b2", "validation": "#e69f00", "test": "#009e73"}
 PERCENTILES = {"0.5 %": "#56b4e9", "median": "#0072b2", "99.5 %": "#d55e00"}
-PER_ROW, MOST_PANELS, MOST_BINS = 3, 24, 30
+MOST_PANELS, MOST_BINS = 24, 30
 SPREAD = 100  # times the median: from such a largest value on, an axis runs like a logarithm beyond the median
 
 
@@ -84,18 +84,16 @@ def quantities(cases: Sequence[Fingerprint]) -> list[Quantity]:
     return [quantity for quantity in found if quantity.panels]
 
 
-def histograms(quantity: Quantity) -> bytes:
-    """Draw a quantity's panels side by side, and return the picture as SVG."""
-    panels = quantity.panels[:MOST_PANELS]
-    columns = min(len(panels), PER_ROW)
-    rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(2.45 * columns + 0.3, 2.0 * rows + 0.3), layout="constrained")
-    for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=False):
-        _draw(axes, panel, quantity)
-    for axes in figure.axes[len(panels) :]:
-        axes.set_axis_off()
-    for axes in figure.axes[::columns]:
-        axes.set_ylabel("cases")
+def histograms(quantity: Quantity) -> list[bytes]:
+    """Draw a quantity's first panels, each an SVG of its own: a narrow page sets them one below the other."""
+    return [_picture(panel, quantity) for panel in quantity.panels[:MOST_PANELS]]
+
+
+def _picture(panel: Panel, quantity: Quantity) -> bytes:
+    figure = Figure(figsize=(2.75, 2.3), layout="constrained")
+    axes = figure.subplots()
+    _draw(axes, panel, quantity)
+    axes.set_ylabel("cases", fontsize=8)
     picture = BytesIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": ""}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of a class's name: the browser has more fonts

@@ -108,7 +108,10 @@ def _finding(kind: str, error: InputError, folder: str) -> str:
 
 
 def _figure(quantity: Quantity) -> str:
-    picture = base64.b64encode(histograms(quantity)).decode()
+    pictures = "".join(
+        f'<img alt="Histogram: {quantity.title}, {_text(panel.name)}" src="data:image/svg+xml;base64,{coded}">'
+        for panel, coded in zip(quantity.panels, _coded(histograms(quantity)), strict=False)
+    )
     keys = {
         name: colour for name, colour in quantity.colours.items() if any(p.series.get(name) for p in quantity.panels)
     }
@@ -123,9 +126,13 @@ def _figure(quantity: Quantity) -> str:
     unit = f" ({quantity.unit})" if quantity.unit else ""
     return (
         f'<figure><figcaption><h3>{quantity.title}{unit}</h3><div class="legend">{legend}</div></figcaption>'
-        f'<div class="side"><img alt="Histograms: {quantity.title}" src="data:image/svg+xml;base64,{picture}">'
+        f'<div class="side"><div class="panels">{pictures}</div>'
         f'<table class="numbers"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{note}</figure>'
     )
+
+
+def _coded(pictures: Iterable[bytes]) -> list[str]:
+    return [base64.b64encode(picture).decode() for picture in pictures]
 
 
 def _case_table(report: Report, data_list: DataList) -> str:

@@ -4,59 +4,58 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections import deque
-from collections.abc import Callable
-from itertools import islice, takewhile
+from collections.abc import Callable, Mapping
+from itertools import takewhile
 from typing import Any
 
-from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
+
+from pipeline.journal import Entry, Journal
 
 logger = logging.getLogger(__name__)
 
-BATCH = 1000  # metrics that MLflow takes in one call
-Call = Callable[[], Any]
+BATCH = 500  # entries of metrics that are written together
+LATER = {401, 403, 404, 408, 409, 429}  # refusals that say more of the server than of what it was sent
+Write = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 
 
 class Feeder:
-    """Write metrics in batches and do other calls, in the order they came; what a store cannot take now waits.
+    """Keep entries in a journal, and write them to a store in their order; what it cannot take now waits.
 
     Args:
-        write: writes a list of up to 1000 metrics.
+        journal: holds what waits, also what an earlier process has left in it.
+        write: does one entry in the store, or several of metrics; returns facts for the journal to note.
+        answers: whether the store can be reached at all, asked before each new attempt.
         every: seconds that metrics are gathered for, and between two attempts.
-        limit: metrics that wait at most, some 40 MB; what comes when so many do is dropped, and counted as lost.
     """
 
-    def __init__(self, write: Callable[[list[Metric]], Any], every: float = 1.0, limit: int = 100_000) -> None:
-        self._write, self._every, self._limit = write, every, limit
-        self._waiting: deque[Metric | Call] = deque()
-        self._done = self._dropped = self._flushes = 0
+    def __init__(
+        self, journal: Journal, write: Write, answers: Callable[[], bool] = lambda: True, every: float = 1.0
+    ) -> None:
+        self._journal, self._write, self._answers, self._every = journal, write, answers, every
+        self._flushes = self._lost = self._done = 0
         self._failing = self._closing = self._given_up = False
+        self.reason = ""  # why the store failed last
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._feed, name="mlflow-feeder", daemon=True)
         self._thread.start()
 
-    def put(self, metric: Metric) -> None:
-        """Write a metric when its turn comes."""
+    def put(self, content: Mapping[str, Any]) -> None:
+        """Do an entry when its turn comes; from now on no kill can lose it."""
         with self._changed:
-            if len(self._waiting) >= self._limit:
-                self._dropped += 1
-                return
-            self._waiting.append(metric)
-            if len(self._waiting) in (1, BATCH):
+            try:
+                self._journal.append(content)
+            except OSError as error:
+                if not self._lost:
+                    logger.warning("what is logged for MLflow cannot be kept: %s", error)
+                self._lost += 1
+            if self._journal.count in (1, BATCH):
                 self._changed.notify_all()
 
-    def call(self, call: Call) -> None:
-        """Do a call when its turn comes."""
-        with self._changed:
-            self._waiting.append(call)
-            self._changed.notify_all()
-
-    def flush(self, timeout: float) -> bool:
+    def flush(self, timeout: float | None) -> bool:
         """Wait until what came so far is written; return whether it is. Waits for a store that has failed no more."""
         with self._changed:
-            end = self._done + len(self._waiting)
+            end = self._done + self._journal.count
             if self._failing:
                 return False
             self._flushes += 1
@@ -68,7 +67,7 @@ class Feeder:
             return self._done >= end
 
     def close(self, is_worth_waiting: Callable[[], bool], look_every: float = 2.0) -> int:
-        """Write the rest and stop; return how many entries were lost.
+        """Write the rest and stop; return how many entries the store lacks, those lost to a full disk included.
 
         Args:
             is_worth_waiting: is asked now and then, and ends the waiting when it says no.
@@ -81,63 +80,81 @@ class Feeder:
         while self._thread.is_alive() and is_worth_waiting():
             self._thread.join(look_every)
         with self._changed:
-            self._given_up = self._thread.is_alive()
-            lost = len(self._waiting) + self._dropped
-            self._waiting.clear()
-        return lost
+            self._given_up = True
+            return self._journal.count + self._lost
 
     def _feed(self) -> None:
         failures = 0  # at the end three attempts are enough
-        while failures < 3 and (work := self._next()):
-            if self._try(work):
+        while failures < 3 and (entries := self._next()):
+            if (not self._failing or self._answers()) and self._try(entries):
                 failures = 0
             else:
                 failures += self._closing
-                time.sleep(self._every)
+                self._rest()
 
-    def _next(self) -> list[Any]:
-        """Wait for, and return, the metrics at the head of the queue, or the one call; nothing after the end."""
+    def _rest(self) -> None:
+        """Wait before the next attempt; the end of training cuts it short."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
+            was_closing = self._closing
+            self._changed.wait_for(lambda: self._closing != was_closing, self._every)
+
+    def _next(self) -> list[Entry]:
+        """Wait for, and return, the metrics at the head of the journal, or the one other entry; nothing at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._journal.count or self._closing)
             self._changed.wait_for(self._is_in_haste, self._every)
-            metrics = islice(takewhile(lambda entry: isinstance(entry, Metric), self._waiting), BATCH)
-            return list(metrics) or list(islice(self._waiting, 1))
+            if self._given_up:
+                return []
+            waiting = self._journal.waiting(BATCH)
+        metrics = takewhile(lambda entry: entry.content["kind"] == "metrics", waiting)
+        return list(metrics) or waiting[:1]
 
     def _is_in_haste(self) -> bool:
-        return bool(self._flushes) or self._closing or len(self._waiting) >= BATCH
+        return bool(self._flushes) or self._closing or self._journal.count >= BATCH
 
-    def _try(self, work: list[Any]) -> bool:
+    def _try(self, entries: list[Entry]) -> bool:
         """Do the first of what is waiting; return whether it is done, or never will be."""
+        facts: Mapping[str, Any] = {}
+        kind = entries[0].content["kind"]
         try:
-            if isinstance(work[0], Metric):
-                self._write(work)
-            else:
-                work[0]()
-        except MlflowException as error:
-            if error.get_http_status_code() >= 500:
-                with self._changed:
-                    self._fails(str(error))
-                return False
-            logger.warning("MLflow refuses %d entries: %s", len(work), _first_line(error))
+            facts = self._write([entry.content for entry in entries])
         except Exception as error:
-            logger.warning("not written to MLflow: %s: %s", type(error).__name__, _first_line(error))
+            if kind == "open" or not is_its_own_fault(error):
+                with self._changed:
+                    self._fails(first_line(error))
+                return False
+            logger.warning("MLflow refuses %d entries (%s): %s", len(entries), kind, first_line(error))
         with self._changed:
-            if self._failing and not self._given_up:
+            if self._given_up:
+                return True  # nobody asks any more, and the journal may be another's
+            if self._failing:
                 logger.warning("MLflow answers again")
             self._failing = False
-            for _ in range(min(len(work), len(self._waiting))):
-                self._waiting.popleft()
-            self._done += len(work)
+            self._journal.confirm(entries, facts)
+            self._done += len(entries)
             self._changed.notify_all()
         return True
 
     def _fails(self, reason: str) -> None:
         """Say once that the store fails; the lock is held."""
-        if not self._failing:
-            logger.warning("MLflow does not answer; training goes on, what it logs waits: %s", _first_line(reason))
+        self.reason = reason
+        if not self._failing and not self._given_up:
+            place = f" in {self._journal.file}" if self._journal.file else ""
+            logger.warning("MLflow does not answer, which holds up nothing; what it lacks waits%s: %s", place, reason)
         self._failing = True
         self._changed.notify_all()
 
 
-def _first_line(text: object) -> str:
+def is_its_own_fault(error: Exception) -> bool:
+    """Return whether an entry fails for what it is: no later attempt, and no other day, will be better."""
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+        return 400 <= status < 500 and status not in LATER
+    if isinstance(error, OSError):  # among them all that `requests` raises
+        return isinstance(error, FileNotFoundError)
+    return type(error).__module__ == "builtins"  # a mistake in a program, not a word from a store's own package
+
+
+def first_line(text: object) -> str:
+    """Return the beginning of what somebody says at length."""
     return next(iter(str(text).splitlines()), "")[:300]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 import psutil
 from filelock import FileLock
-from mlflow.entities import Param, Run, RunStatus, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking import SEARCH_MAX_RESULTS_THRESHOLD
 from mlflow.tracking import MlflowClient
@@ -29,6 +30,14 @@ logger = logging.getLogger(__name__)
 BATCH = 100  # parameters or tags that MLflow takes in one call
 OPEN_WITHIN = 10  # seconds in which a server must have opened a run
 ANSWER_WITHIN = 4  # seconds in which a server must answer a question
+DIGEST = 32  # characters of a data list's SHA-256 that MLflow shows; it takes 36
+
+
+class Last(NamedTuple):
+    """The last step of a metric, and its time in milliseconds."""
+
+    step: int
+    time: int
 
 
 class Opened(NamedTuple):
@@ -37,7 +46,27 @@ class Opened(NamedTuple):
     client: MlflowClient
     experiment_id: str
     run_id: str
-    last_steps: dict[str, int]
+    lasts: dict[str, Last]
+
+
+class Opening(NamedTuple):
+    """How a run is to be opened.
+
+    Args:
+        experiment: the experiment's name.
+        name: the run's name.
+        tags: of the run; those that name a data list put it among the run's inputs.
+        params: of the run.
+        key: tells this opening from all others, so that a second attempt finds what the first has made.
+        time: milliseconds since 1970 when the run began; without it, now.
+    """
+
+    experiment: str
+    name: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    key: str | None = None
+    time: int | None = None
 
 
 def is_remote(uri: str) -> bool:
@@ -62,34 +91,55 @@ def open_run(
 
     A server that cannot be had is no reason to lose a night of training; a file that cannot be opened raises.
     """
-
-    def open_() -> Opened:
-        client, experiment_id = open_store(uri, experiment)
-        end_abandoned_runs(client, experiment_id)
-        all_tags = {**tags, **_this_process()}
-        known = _find(client, run_id) if run_id else None
-        if known is not None:
-            _reopen(client, known, all_tags, params)
-            return Opened(client, experiment_id, known.info.run_id, _last_steps(known))
-        made = client.create_run(experiment_id, run_name=name, tags=all_tags).info.run_id
-        entries = [Param(key, value) for key, value in params.items()]
-        for start in range(0, len(entries), BATCH):
-            client.log_batch(made, params=entries[start : start + BATCH])
-        return Opened(client, experiment_id, made, {})
-
+    opening = Opening(experiment, name, {**tags, **this_process()}, dict(params))
     if not is_remote(uri):
         try:
-            return open_()
+            return open_now(uri, opening, run_id)
         except MlflowException as error:
-            reason = f"the MLflow store '{uri}' refuses: {_first_line(error)}"
-            raise InputError(reason, remedy="check mlflow#uri and MLFLOW_TRACKING_URI") from error
+            raise store_refuses(uri, _first_line(error)) from error
     try:
-        return _in_time(uri, open_)
+        return _in_time(uri, lambda: open_now(uri, opening, run_id))
     except TimeoutError:
         logger.warning("no MLflow server answers at %s: this run is not tracked", uri)
     except MlflowException as error:  # from a server without the right, or from a proxy before one that is not there
         logger.warning("the MLflow server at %s refuses, this run is not tracked: %s", uri, _first_line(error))
     return None
+
+
+def open_now(uri: str, opening: Opening, run_id: str | None = None) -> Opened:
+    """Open the run `run_id` again, or the one that an earlier attempt at this opening has made, or a new one."""
+    client, experiment_id = open_store(uri, opening.experiment)
+    end_abandoned_runs(client, experiment_id)
+    known = _find(client, run_id) if run_id else None
+    if known is not None:
+        _reopen(client, known, opening.tags, opening.params)
+    else:
+        known = _made_before(client, experiment_id, opening.key) or client.create_run(
+            experiment_id, opening.time, {**opening.tags, **_key_tag(opening.key)}, opening.name
+        )
+        entries = [Param(key, value) for key, value in opening.params.items()]
+        for start in range(0, len(entries), BATCH):
+            client.log_batch(known.info.run_id, params=entries[start : start + BATCH])
+    _note_data(client, known.info.run_id, opening.tags)
+    return Opened(client, experiment_id, known.info.run_id, _lasts(known))
+
+
+def find_again(uri: str, run_id: str) -> Opened:
+    """Return a run that was opened before, as it is; an MlflowException says that the store has none of this id."""
+    client = MlflowClient(tracking_uri=uri)
+    run = client.get_run(run_id)
+    return Opened(client, run.info.experiment_id, run_id, _lasts(run))
+
+
+def store_refuses(uri: str, reason: str) -> InputError:
+    """Return what to tell the user of a store that cannot be opened."""
+    return InputError(f"the MLflow store '{uri}' refuses: {reason}", remedy="check mlflow#uri and MLFLOW_TRACKING_URI")
+
+
+def absolute(uri: str) -> str:
+    """Return a store's address as it is from any working directory: "sqlite:///mlflow.db" begins in this one."""
+    path = uri.removeprefix("sqlite:///")
+    return uri if path == uri or path.startswith(("/", ":")) or not path else f"sqlite:///{Path(path).absolute()}"
 
 
 def _in_time(uri: str, open_: Callable[[], Opened]) -> Opened:
@@ -152,7 +202,7 @@ def end_abandoned_runs(client: MlflowClient, experiment_id: str) -> None:
             client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
 
 
-def _this_process() -> dict[str, str]:
+def this_process() -> dict[str, str]:
     """Return what tells this process from any other, also from a later one with the same number."""
     return {"host": socket.gethostname(), "pid": str(os.getpid()), "pid.started": str(psutil.Process().create_time())}
 
@@ -177,8 +227,38 @@ def _find(client: MlflowClient, run_id: str) -> Run | None:
         return None
 
 
-def _last_steps(run: Run) -> dict[str, int]:
-    return {metric.key: metric.step for metric in run.data._metric_objs}
+def _lasts(run: Run) -> dict[str, Last]:
+    return {metric.key: Last(metric.step, metric.timestamp) for metric in run.data._metric_objs}
+
+
+def _key_tag(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"journal": key}
+
+
+def _made_before(client: MlflowClient, experiment_id: str, key: str | None) -> Run | None:
+    """Return the run that an attempt has made which did not live to hear of it."""
+    if key is None:
+        return None
+    found = client.search_runs([experiment_id], f"tags.journal = '{key}'", max_results=1)
+    if found:
+        client.update_run(found[0].info.run_id, status="RUNNING")
+    return found[0] if found else None
+
+
+def _note_data(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Put the data list that the tags name among the run's inputs; a second time changes nothing."""
+    if "data_list.digest" not in tags:
+        return
+    file, digest = tags["data_list"], tags["data_list.digest"][:DIGEST]
+    source = json.dumps({"uri": Path(file).absolute().as_posix()})
+    use = InputTag("mlflow.data.context", tags.get("evaluation", "training"))
+    data = DatasetInput(Dataset(Path(file).stem, digest, "local", source), [use])
+    try:
+        client.log_inputs(run_id, [data])
+    except MlflowException as error:
+        if error.get_http_status_code() >= 500:
+            raise
+        logger.debug("this MLflow server keeps no inputs: %s", _first_line(error))
 
 
 def _first_line(error: Exception) -> str:

@@ -306,13 +306,17 @@ def predict_with_bundle(
     """Run the inference config of a bundle or run folder, as `python -m monai.bundle run inference` does.
 
     Args:
-        bundle: the folder that holds `configs` and `models`.
+        bundle: the folder that holds `configs` and `models`, or ``models:/NAME@ALIAS`` of MLflow's registry.
         input_dir: what to predict.
         output_dir: where results go.
         overlays: config files on top of the bundle's own.
         overrides: settings of the config.
     """
     folder = Path(bundle)
+    if str(bundle).startswith("models:/"):
+        from pipeline.registry import fetch  # MLflow takes seconds to import
+
+        folder = fetch(str(bundle))
     file = folder / "configs" / "inference.json"
     if not file.is_file():
         raise InputError(

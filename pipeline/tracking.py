@@ -1,4 +1,4 @@
-"""One MLflow run, fed without slowing training, and never left RUNNING."""
+"""One MLflow run, fed without slowing training, journaled so that nothing is lost, and never left RUNNING."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ import math
 import os
 import re
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import version
+import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import torch
-from mlflow.entities import Metric
-from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
 
 from pipeline.feeder import Feeder
-from pipeline.mlflow_store import answers, is_remote, open_run, set_tags
+from pipeline.journal import EXAMPLE, NAME, Journal
+from pipeline.mlflow_model import Trained
+from pipeline.mlflow_store import absolute, is_remote, open_run, store_refuses, this_process
+from pipeline.mlflow_writer import MLflowWriter
 from pipeline.system_metrics import SystemMetrics
+from pipeline.volumes.atomic import atomic_path
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_URI = "sqlite:///mlflow.db"  # what a plain `mlflow ui` opens in the same folder
 LONGEST_VALUE = 6000  # characters, MLflow's limit for a parameter
+OPEN_WITHIN = 8  # seconds that the start waits for a server to open the run
 FLUSH_WITHIN = 5  # seconds that training waits for a store, once per outage
 KILLED_WITHIN = 10  # seconds for the last words of a run that was told to stop
 STALLED_AFTER = 900  # seconds at the end for a server that answers, but takes so long over what it is sent
@@ -39,7 +38,8 @@ class Tracking:
     """A run in an MLflow store; calls before `start` and after `end` do nothing.
 
     Nothing here uses MLflow's global "active run", through which runs that crash or start together get mixed up, and
-    nothing between `start` and `end` waits for the store: a server may die without harm to the training.
+    nothing between `start` and `end` waits for the store: a server may die without harm to the training. What it does
+    not have waits in the run's folder, and is written when it is back, by a resumed run, or by `sync`.
 
     Args:
         uri: the store; without one `MLFLOW_TRACKING_URI`, else a SQLite file `mlflow.db` in the working directory.
@@ -50,83 +50,139 @@ class Tracking:
     def __init__(self, uri: str | None = None, experiment: str = "unet", system_metrics_every: float = 10) -> None:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
         self.experiment, self.system_metrics_every = experiment, system_metrics_every
-        self.run_id: str | None = None
+        self._feeder: Feeder | None = None
+        self._writer: MLflowWriter | None = None
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id, as soon as the store has opened it."""
+        return self._writer.run_id if self._writer else None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether what is logged now will be in the store some day."""
+        return self._feeder is not None
 
     def start(
-        self, name: str, tags: Mapping[str, str], run_id: str | None = None, params: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        tags: Mapping[str, str],
+        run_id: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+        resume: bool = False,
     ) -> str | None:
-        """Open a new run, or the run `run_id` again; return its id.
+        """Open a new run, or the run `run_id` again; return its id, None where a server does not answer.
 
         A run's params are those of its first start. Where they are others when it is opened again, tags say so:
         `resumed.learning_rate`.
 
-        Where a server does not answer, that is said, and nothing is tracked.
+        Args:
+            name: of the run.
+            tags: of the run.
+            run_id: an earlier run of this store.
+            params: of the run.
+            folder: the run's own, which one process writes at a time: `mlflow.journal` in it keeps what a server has
+                not taken, be it from the start on. Without a folder, a run that no server opens is not tracked.
+            resume: what an earlier process has left in the journal is of this run.
         """
         entries = {legal(key): str(value)[:LONGEST_VALUE] for key, value in (params or {}).items()}
-        opened = open_run(self.uri, self.experiment, name, tags, run_id, entries)
-        if opened is None:
-            return None
-        self.client, self._experiment_id, self.run_id, self._last_steps = opened
-        self._feeder = Feeder(lambda metrics: opened.client.log_batch(opened.run_id, metrics=metrics))
-        looks = [step for key, step in opened.last_steps.items() if key.startswith("system/")]
+        if folder is None:
+            opened = open_run(self.uri, self.experiment, name, tags, run_id, entries)
+            if opened is None:
+                return None
+            self._begin(Journal(), MLflowWriter(self.uri, None, opened=opened))
+        else:
+            journal = journal_for(folder, self.uri, resume)
+            is_new = not journal.end
+            self._begin(journal, MLflowWriter(self.uri, folder, journal.facts.get("run_id") or run_id))
+            own = {key: str(value) for key, value in {**tags, **this_process()}.items()}
+            opening = {"experiment": self.experiment, "name": name, "tags": own, "params": entries}
+            self._put("open", **opening, uri=absolute(self.uri), key=uuid.uuid4().hex)
+            self._wait_for_store(is_new)
         self._system = None
         if self.system_metrics_every:
-            self._system = SystemMetrics(self.metrics, self.system_metrics_every, max(looks, default=-1) + 1)
-        return opened.run_id
+            self._system = SystemMetrics(self.metrics, self.system_metrics_every)
+        return self.run_id
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log metrics; what a resumed run logged before its kill is not logged twice."""
-        if self.run_id is None:
-            return
-        now = int(time.time() * 1000)
-        for key, value in values.items():
-            name = legal(key)
-            if step > self._last_steps.get(name, -1):
-                self._feeder.put(Metric(name, float(value), now, step))
+        """Log metrics at ascending steps; what a resumed run logged before its kill is not logged twice."""
+        self._put("metrics", step=step, values={legal(key): float(value) for key, value in values.items()})
 
     def flush(self) -> None:
-        """Let the store have all metrics logged so far, as before a checkpoint: no kill can lose them then."""
-        if self.run_id is not None:
+        """Let the store have all that was logged so far, as before a checkpoint."""
+        if self._feeder is not None:
             self._feeder.flush(FLUSH_WITHIN)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a file, or a folder with all that is in it, as an artifact."""
-        if self.run_id is not None:
-            run_id, log = self.run_id, self.client.log_artifacts if path.is_dir() else self.client.log_artifact
-            self._feeder.call(lambda: log(run_id, str(path), folder))
+        if self._writer is not None:
+            home, file = (self._writer.folder or Path()).absolute(), path.absolute()
+            is_inside = self._writer.folder is not None and file.is_relative_to(home)
+            self._put("artifact", path=str(file.relative_to(home) if is_inside else file), folder=folder)
 
     def model(self, network: torch.nn.Module, example: np.ndarray) -> None:
         """Keep a network as an MLflow model that `mlflow.pytorch.load_model` gives back.
+
+        Another process, which has only the run's folder, builds it from there.
 
         Args:
             network: on any device, in evaluation mode.
             example: one input (1, C, *spatial) that the network takes.
         """
-        if self.run_id is not None:
-            run_id, network = self.run_id, copy.deepcopy(network).cpu()
-            self._feeder.call(lambda: self._log_model(run_id, network, example))
+        if self._writer is None:
+            return
+        if self._writer.folder is not None:
+            with atomic_path(self._writer.folder / EXAMPLE) as file:
+                np.save(file, example)
+        now = _now()
+        self._writer.models[now] = Trained(copy.deepcopy(network).cpu(), example)
+        self._put("model", time=now)
 
     def tag(self, **tags: str) -> None:
         """Set tags."""
-        if self.run_id is not None:
-            run_id = self.run_id
-            self._feeder.call(lambda: set_tags(self.client, run_id, tags))
+        self._put("tags", tags={key: str(value) for key, value in tags.items()})
 
     def end(self, status: str = "FINISHED") -> bool:
-        """Write what is waiting, close the run as FINISHED, FAILED or KILLED, and return whether the store has it all.
+        """Write what is waiting, close the run as FINISHED, FAILED or KILLED, and return whether nothing is lost.
 
-        A store that no longer answers is given up on within seconds.
+        A store that no longer answers is given up on within seconds; what it lacks stays in the run's folder.
         """
-        if self.run_id is None:
+        if self._feeder is None:
             return True
         if self._system is not None:
             self._system.stop()
-        client, run_id, self.run_id = self.client, self.run_id, None
-        self._feeder.call(lambda: client.set_terminated(run_id, status))
-        lost = self._feeder.close(self._patience(status))
-        if lost:
-            logger.warning("%d entries of this run were not written to MLflow at %s", lost, self.uri)
-        return not lost
+        self._put("end", status=status)
+        feeder, self._feeder = self._feeder, None
+        lacking = feeder.close(self._patience(status))
+        kept = self._journal.count if self._journal.file else 0
+        if kept:
+            words = "MLflow at %s lacks %d entries of this run, which wait in its folder; to write them: %s"
+            logger.warning(words, self.uri, kept, f"python -m pipeline sync {self._journal.file.parent}")  # type: ignore[union-attr]
+            self._journal.close()
+        else:
+            self._journal.delete()
+        if lacking > kept:
+            logger.warning("%d entries of this run were not written to MLflow at %s", lacking - kept, self.uri)
+        return lacking == kept
+
+    def _begin(self, journal: Journal, writer: MLflowWriter) -> None:
+        self._journal, self._writer = journal, writer
+        self._feeder = Feeder(journal, writer.write, writer.answers)
+
+    def _put(self, kind: str, **content: Any) -> None:
+        if self._feeder is not None:
+            self._feeder.put({"kind": kind, "time": _now(), **content})
+
+    def _wait_for_store(self, is_new: bool) -> None:
+        """Wait for a server as long as is bearable; a file that cannot be opened raises."""
+        feeder, self._feeder = self._feeder, None
+        assert feeder is not None
+        if not feeder.flush(OPEN_WITHIN if is_remote(self.uri) else None) and not is_remote(self.uri):
+            feeder.close(lambda: False, look_every=0)
+            self._journal.delete() if is_new else self._journal.close()
+            raise store_refuses(self.uri, feeder.reason)
+        self._feeder = feeder
 
     def _patience(self, status: str) -> Callable[[], bool]:
         """Return a question whether the store is still worth waiting for."""
@@ -135,50 +191,39 @@ class Tracking:
 
         def is_worth_waiting() -> bool:
             nonlocal silent
-            silent = 0 if not is_remote(self.uri) or answers(self.uri) else silent + 1
+            assert self._writer is not None
+            silent = 0 if self._writer.answers() else silent + 1
             return silent < 2 and time.monotonic() < deadline
 
         return is_worth_waiting
 
-    def _log_model(self, run_id: str, network: torch.nn.Module, example: np.ndarray) -> None:
-        try:
-            entry = self.client.create_logged_model(self._experiment_id, "model", source_run_id=run_id)
-            with _as_global_store(self.uri), warnings.catch_warnings():
-                # torch.export, reading back what it wrote.
-                warnings.filterwarnings("ignore", "No complete tensor found in the group")
-                Model.log(
-                    artifact_path=None,
-                    model_id=entry.model_id,
-                    flavor=mlflow.pytorch,
-                    run_id=run_id,
-                    pytorch_model=network,
-                    input_example=np.repeat(example, 2, axis=0),  # a batch of one would be exported as always one
-                    signature=_any_size(example),
-                    pip_requirements=[f"torch=={version('torch').split('+')[0]}", f"monai=={version('monai')}"],
-                )
-        except Exception as error:  # a network that cannot be exported is still there as the bundle's model.pt
-            logger.warning("the network was not kept as an MLflow model: %s", next(iter(str(error).splitlines()), ""))
+
+def journal_for(folder: Path, uri: str, resume: bool) -> Journal:
+    """Return the journal of a run that goes to a store.
+
+    What waits there of an earlier run of this name, or for another store that has the run already, is set aside. A
+    store that never opened the run is no such: the one that does gets it all.
+    """
+    journal = Journal(folder / NAME)
+    if resume and journal.facts.get("uri") in (None, absolute(uri)):
+        return journal
+    if not journal.count:
+        journal.delete()
+    else:
+        number = next(number for number in range(1, 1000) if not _aside(folder, number).exists())
+        journal.close()
+        (folder / NAME).rename(_aside(folder, number))
+    return Journal(folder / NAME)
 
 
-def _any_size(example: np.ndarray) -> ModelSignature:
-    """Say that batch and image may have any size: what is not said so is exported as it is in the example."""
-    shape = [-1, example.shape[1], *[-1] * (example.ndim - 2)]
-    return ModelSignature(inputs=Schema([TensorSpec(example.dtype, shape)]))
+def _aside(folder: Path, number: int) -> Path:
+    return folder / f"{Path(NAME).stem}-{number}.journal"
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def legal(name: str) -> str:
     """Return a name that MLflow takes for a metric or param: "val/dice/CD4+ (T)" becomes "val/dice/CD4_ _T_"."""
     return re.sub(r"[^\w.\- :/]", "_", name.replace("#", "/").replace("@", ""))
-
-
-@contextmanager
-def _as_global_store(uri: str) -> Iterator[None]:
-    """Let MLflow's global store, which also stands in the environment, be `uri`: models are kept through it only."""
-    earlier = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
-        if earlier is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = earlier

@@ -67,6 +67,19 @@ def test_a_mistyped_override_is_an_error_with_a_suggestion(configs, override, me
     assert message in str(caught.value)
 
 
+def test_what_a_run_computes_stands_in_its_config_as_a_value(configs):
+    overlay = {
+        "window": "$[1.5, 2.5]",
+        "config": "$bundle.config(window=@window)",
+        "network_def#in_features": "@window",
+    }
+    (configs / "window.json").write_text(json.dumps(overlay))
+    found = start(configs, "window.json").parser.get_parsed_content("config")
+    assert found["window"] == [1.5, 2.5]
+    assert found["network_def"]["in_features"] == "@window"
+    assert found["config"] == "$bundle.config(window=@window)", "which gives the same again"
+
+
 def test_all_mistakes_are_reported_together(configs):
     with pytest.raises(InputError, match=r"(?s)2 problems.*epocs.*resum"):
         start(configs, epocs=5, resum=True)

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
@@ -11,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from servers import absent
 
 from pipeline.data_check import check_data_list
-from pipeline.datalists.datalist import load_data_list, save_data_list
+from pipeline.datalists.datalist import Case, DataList, load_data_list, save_data_list
 from pipeline.datalists.embedded import make_data_list
 from pipeline.errors import InputError
 
@@ -58,6 +59,45 @@ def test_all_problems_and_warnings_are_printed(folder, capsys):
     assert out.count("Remedy: ") == 3
     assert out.endswith(f"wrote {folder / 'page.html'}\n")
     assert "every value of the image is 3" in (folder / "page.html").read_text()
+
+
+def test_mistakes_in_the_list_and_in_the_files_come_together(folder, capsys):
+    document = json.loads((folder / "discs.json").read_text())
+    document["cases"][0]["colour"] = "red"
+    (folder / "discs.json").write_text(json.dumps(document))
+    (folder / "images/disc_1.tif").unlink()
+    assert not check_data_list(folder / "discs.json", folder, html=folder / "page.html")
+    out = capsys.readouterr().out
+    assert "\n8 cases " in out
+    assert f"\n2 problems\n  1. case 'disc_0', file '{folder / 'discs.json'}': $.cases[0]: " in out
+    assert "\n  2. case 'disc_1', file " in out
+    assert "colour" in (folder / "page.html").read_text()
+
+
+def test_a_networks_spacing_tells_a_wrong_unit_of_a_whole_list(tmp_path, capsys):
+    """Metres taken for millimetres: 0.001 mm is none of a scanner, but may be microscopy; 1 mm it is not."""
+    affine, voxels = np.diag([0.001, 0.001, 0.003, 1]), np.random.default_rng(0).integers(0, 99, (8, 4, 5, 6), np.uint8)
+    for number, name in enumerate("abcd"):
+        nib.save(nib.Nifti1Image(voxels[number], affine), tmp_path / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(voxels[number + 4] % 2, affine), tmp_path / f"{name}_label.nii.gz")
+    cases = tuple(
+        Case(name, f"{name}.nii.gz", f"{name}_label.nii.gz", fold=number % 2) for number, name in enumerate("abcd")
+    )
+    words = {"description": "", "licence": "x", "source": "x", "made_by": "x", "label_kind": "classes"}
+    solid = DataList("toy", spatial_dims=3, classes=("background", "a"), channels=("CT",), cases=cases, **words)
+    save_data_list(solid, tmp_path / "toy.json")
+    assert check_data_list(tmp_path / "toy.json", tmp_path)
+    out = capsys.readouterr().out
+    assert "no problems" in out
+    assert "(4 volumes are like that). Remedy: correct the unit" in out
+    assert not check_data_list(tmp_path / "toy.json", tmp_path, spacing=[1, 1, 3])
+    assert "1 problem\n  1. case 'a'" in capsys.readouterr().out
+    assert check_data_list(tmp_path / "toy.json", tmp_path, spacing=[0.001, 0.001, 0.003])
+
+
+def test_images_have_no_spacing(discs):
+    with pytest.raises(InputError, match="2D images"):
+        check_data_list(discs / "discs.json", discs, spacing=[1, 1, 3])
 
 
 def test_a_list_of_which_nothing_can_be_read(folder, capsys):

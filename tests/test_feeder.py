@@ -1,65 +1,77 @@
-"""Whatever a store does, metrics arrive in order and once, and nobody waits for long."""
+"""Whatever a store does, entries arrive in order and once, nobody waits for long, and what waits is on the disk."""
 
+import os
 import threading
 import time
 
-from mlflow.entities import Metric
+import pytest
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DENIED
 
 from pipeline.feeder import BATCH, Feeder
+from pipeline.journal import Journal
 
 
 class Store:
-    """Takes metrics, unless it is told to refuse, fail or hang."""
+    """Takes entries, unless it is told to refuse, fail or hang."""
 
     def __init__(self, fails=0):
         self.written, self.batches, self.fails = [], [], fails
+        self.refuses = {}  # by the name of the entry
         self.open = threading.Event()
         self.open.set()
 
-    def write(self, metrics):
+    def write(self, contents):
         self.open.wait(30)
         if self.fails:
             self.fails -= 1
             raise MlflowException("database is locked")
-        self.batches.append(len(metrics))
-        self.written += [metric.step for metric in metrics]
+        if error := self.refuses.get(contents[0].get("name")):
+            raise error
+        self.batches.append(len(contents))
+        self.written += [content.get("step", content.get("name")) for content in contents]
+        return {}
+
+    def feeder(self, every=0.01, journal=None, **options):
+        return Feeder(journal or Journal(), self.write, every=every, **options)
 
 
 def metric(step):
-    return Metric("loss", 0.5, 0, step)
+    return {"kind": "metrics", "step": step}
 
 
 def patient():
     return True
 
 
-def test_metrics_and_calls_keep_their_order():
+def test_metrics_and_other_entries_keep_their_order():
     store = Store()
-    feeder = Feeder(store.write, every=0.01)
+    feeder = store.feeder()
     for step in range(5):
         feeder.put(metric(step))
-        feeder.call(lambda step=step: store.written.append(f"call {step}"))
+        feeder.put({"kind": "tags", "name": f"tag {step}"})
     assert feeder.close(patient) == 0
-    assert store.written == [entry for step in range(5) for entry in (step, f"call {step}")]
+    assert store.written == [entry for step in range(5) for entry in (step, f"tag {step}")]
 
 
-def test_metrics_go_in_batches_that_mlflow_takes():
+def test_metrics_go_in_batches_and_the_rest_alone():
     store = Store()
     store.open.clear()
-    feeder = Feeder(store.write, every=0.01)
+    feeder = store.feeder()
     for step in range(2 * BATCH + 5):
         feeder.put(metric(step))
+    feeder.put({"kind": "tags", "name": "a"})
+    feeder.put({"kind": "tags", "name": "b"})
     store.open.set()
     assert feeder.close(patient) == 0
-    assert store.written == list(range(2 * BATCH + 5))
-    assert max(store.batches) <= BATCH
+    assert store.written == [*range(2 * BATCH + 5), "a", "b"]
+    assert 1 < max(store.batches) <= BATCH
+    assert store.batches[-2:] == [1, 1]
 
 
 def test_metrics_wait_for_a_store_that_fails_and_arrive_once(caplog):
     store = Store(fails=3)
-    feeder = Feeder(store.write, every=0.01)
+    feeder = store.feeder()
     for step in range(5):
         feeder.put(metric(step))
     time.sleep(0.3)
@@ -71,28 +83,64 @@ def test_metrics_wait_for_a_store_that_fails_and_arrive_once(caplog):
     assert "answers again" in said[1]
 
 
+def test_a_store_out_of_reach_is_asked_only_whether_it_is_back():
+    store, questions = Store(fails=1), iter([False] * 5 + [True])
+    feeder = store.feeder(answers=lambda: next(questions))
+    feeder.put(metric(1))
+    deadline = time.monotonic() + 10
+    while not store.written and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert next(questions, "asked six times") == "asked six times"
+    assert feeder.close(patient) == 0
+
+
 def test_what_a_store_refuses_holds_up_nothing(caplog):
-    store, refusal = Store(), MlflowException("no such name", error_code=INVALID_PARAMETER_VALUE)
-
-    def refuse():
-        raise refusal
-
-    def broken():
-        raise OSError("no such file")
-
-    feeder = Feeder(store.write, every=0.01)
-    feeder.call(refuse)
-    feeder.call(broken)
+    store = Store()
+    store.refuses = {
+        "bad name": MlflowException("no such name", error_code=INVALID_PARAMETER_VALUE),
+        "no file": FileNotFoundError("no such file"),
+        "bug": TypeError("no such type"),
+    }
+    feeder = store.feeder()
+    for name in store.refuses:
+        feeder.put({"kind": "tags", "name": name})
     feeder.put(metric(1))
     assert feeder.close(patient) == 0
     assert store.written == [1]
-    assert "no such name" in caplog.text
-    assert "no such file" in caplog.text
+    for reason in ("no such name", "no such file", "no such type"):
+        assert reason in caplog.text
+
+
+class ForeignError(Exception):
+    """What a cloud's own package raises."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("tags", MlflowException("log in first", error_code=PERMISSION_DENIED)),
+        ("artifact", ConnectionError("broken pipe")),
+        ("artifact", ForeignError("no such bucket")),
+        ("open", MlflowException("not this kind of store", error_code=INVALID_PARAMETER_VALUE)),
+    ],
+)
+def test_what_may_be_better_tomorrow_waits_and_so_does_what_comes_after(tmp_path, kind, error):
+    store, journal = Store(), Journal(tmp_path / "mlflow.journal")
+    store.refuses = {"a": error}
+    feeder = store.feeder(journal=journal)
+    feeder.put({"kind": kind, "name": "a"})
+    feeder.put(metric(1))
+    assert feeder.close(patient) == 2
+    assert store.written == []
+    journal.close()
+    store.refuses = {}
+    assert store.feeder(journal=Journal(tmp_path / "mlflow.journal")).close(patient) == 0
+    assert store.written == ["a", 1]
 
 
 def test_a_flush_returns_when_all_before_it_is_written():
     store = Store()
-    feeder = Feeder(store.write, every=60)  # it gathers for a minute unless told otherwise
+    feeder = store.feeder(every=60)  # it gathers for a minute unless told otherwise
     feeder.put(metric(1))
     feeder.put(metric(2))
     assert feeder.flush(timeout=10)
@@ -103,7 +151,7 @@ def test_a_flush_returns_when_all_before_it_is_written():
 def test_a_store_that_hangs_costs_one_flush_and_no_more(caplog):
     store = Store()
     store.open.clear()
-    feeder = Feeder(store.write, every=0.01)
+    feeder = store.feeder()
     feeder.put(metric(1))
     begin = time.monotonic()
     assert not feeder.flush(timeout=0.3)
@@ -121,7 +169,7 @@ def test_a_store_that_hangs_costs_one_flush_and_no_more(caplog):
 def test_a_store_that_hangs_to_the_end_is_given_up_and_what_it_lacks_is_counted():
     store, questions = Store(), iter([True, True, False])
     store.open.clear()
-    feeder = Feeder(store.write, every=0.01)
+    feeder = store.feeder()
     for step in range(7):
         feeder.put(metric(step))
     assert feeder.close(lambda: next(questions), look_every=0.05) == 7
@@ -131,18 +179,24 @@ def test_a_store_that_hangs_to_the_end_is_given_up_and_what_it_lacks_is_counted(
 
 def test_a_store_that_fails_to_the_end_is_tried_three_times():
     store = Store(fails=1000)
-    feeder = Feeder(store.write, every=0.01)
+    feeder = store.feeder()
     feeder.put(metric(1))
     assert feeder.close(patient) == 1
     assert 1000 - store.fails >= 3
 
 
-def test_memory_is_bounded_and_what_does_not_fit_is_counted():
-    store = Store()
-    store.open.clear()
-    feeder = Feeder(store.write, every=0.01, limit=10)
-    for step in range(25):
-        feeder.put(metric(step))
-    store.open.set()
-    assert feeder.close(patient) == 15
-    assert store.written == list(range(10))
+def test_what_a_full_disk_does_not_keep_is_counted(monkeypatch, caplog):
+    store, full = Store(), threading.Event()
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, line: 0 if full.is_set() else write(descriptor, line))
+    feeder = store.feeder()
+    feeder.put(metric(1))
+    assert feeder.flush(timeout=10)
+    full.set()
+    feeder.put(metric(2))
+    feeder.put(metric(3))
+    full.clear()
+    feeder.put(metric(4))
+    assert feeder.close(patient) == 2
+    assert store.written == [1, 4]
+    assert caplog.text.count("cannot be kept: the disk is full") == 1

@@ -1,17 +1,22 @@
-"""MLflow runs stay apart, end as they ended, lose or repeat no metric, and hold up nobody."""
+"""MLflow runs stay apart, end as they ended, lose or repeat nothing, and hold up nobody."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 from servers import absent, running
 
+from pipeline.errors import InputError
 from pipeline.mlflow_store import open_store
 from pipeline.tracking import Tracking
+
+SYNC = "python -m pipeline sync"
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +110,7 @@ def test_a_short_run_has_system_metrics_and_a_resumed_one_counts_on(made_store):
     assert sorted(metric.step for metric in history) == [0, 1, 2, 3]
 
 
-def test_without_a_server_training_goes_on_after_one_line(caplog, tmp_path):
+def test_without_a_server_and_without_a_folder_training_goes_on_after_one_line(caplog, tmp_path):
     uri = absent()
     tracking = Tracking(uri, system_metrics_every=0)
     assert tracking.start("nobody listens", {}) is None
@@ -114,9 +119,138 @@ def test_without_a_server_training_goes_on_after_one_line(caplog, tmp_path):
         tracking.flush()
     tracking.tag(a="b")
     tracking.artifact(tmp_path)
+    assert not tracking.is_on
     assert tracking.end(), "nothing was begun, so nothing is missing"
     (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("pipeline")]
     assert said == f"no MLflow server answers at {uri}: this run is not tracked"
+
+
+def journal_of(folder):
+    return [json.loads(line) for line in (folder / "mlflow.journal").read_text().splitlines()]
+
+
+def test_without_a_server_a_run_with_a_folder_is_kept_there(caplog, tmp_path):
+    uri, begin = absent(), time.monotonic()
+    tracking = Tracking(uri, "tests", system_metrics_every=0)
+    (tmp_path / "kept.txt").write_text("a")
+    assert tracking.start("a", {"colour": "blue"}, params={"rate": 0.1}, folder=tmp_path) is None
+    assert time.monotonic() - begin < 10
+    assert tracking.is_on
+    for epoch in range(3):
+        tracking.metrics({"loss": 0.5}, epoch)
+        tracking.flush()
+    tracking.artifact(tmp_path / "kept.txt", "here")
+    assert tracking.end(), "nothing is lost"
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("pipeline")]
+    assert len(said) == 2, said
+    assert f"waits in {tmp_path}/mlflow.journal: no MLflow server answers at {uri}" in said[0]
+    assert said[1].endswith(f"lacks 6 entries of this run, which wait in its folder; to write them: {SYNC} {tmp_path}")
+    opening, *rest = journal_of(tmp_path)
+    assert (opening["name"], opening["experiment"], opening["params"]) == ("a", "tests", {"rate": "0.1"})
+    assert opening["tags"].items() >= {"colour": "blue", "pid": str(os.getpid())}.items()
+    assert [entry["kind"] for entry in rest] == ["metrics", "metrics", "metrics", "artifact", "end"]
+    assert [entry["step"] for entry in rest[:3]] == [0, 1, 2]
+    assert (rest[3]["path"], rest[3]["folder"], rest[4]["status"]) == ("kept.txt", "here", "FINISHED")
+
+
+def test_a_run_with_a_folder_leaves_no_journal_there_once_the_store_has_all(made_store, tmp_path):
+    tracking = track(made_store)
+    run_id = tracking.start("a", {}, folder=tmp_path)
+    tracking.metrics({"loss": 0.5}, 1)
+    assert (tmp_path / "mlflow.journal").is_file()
+    assert tracking.end()
+    assert list(tmp_path.iterdir()) == []
+    assert MlflowClient(made_store).get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_server_that_comes_up_later_opens_the_run_then_and_gets_everything_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.tracking.OPEN_WITHIN", 0.5)
+    with running() as server:
+        server.awake.clear()
+        tracking = track(server.uri)
+        assert tracking.start("a", {}, folder=tmp_path) is None
+        for step in range(5):
+            tracking.metrics({"loss": 0.5}, step)
+        server.awake.set()
+        deadline = time.monotonic() + 30
+        while tracking.run_id is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert tracking.run_id == "abc"
+        assert tracking.end()
+        assert server.steps("loss") == [0, 1, 2, 3, 4]
+        names = [name for name, _ in server.calls if name != "/health"]
+        assert names.index("runs/create") < names.index("runs/log-batch") < names.index("runs/update")
+    assert not (tmp_path / "mlflow.journal").exists()
+
+
+def killed_at(folder, uri):
+    """Let a tracked process be killed after five metrics, of which its store may have none."""
+    script = LOG_AND_DIE.replace('"killed", {}', '"killed", {}, folder=pathlib.Path(sys.argv[2])')
+    command = [sys.executable, "-c", script.replace("import os", "import pathlib, os"), uri, str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+
+
+def test_a_resumed_run_writes_what_a_killed_one_could_not(made_store, tmp_path):
+    killed_at(tmp_path, absent())
+    again = track(made_store)
+    run_id = again.start("killed", {}, folder=tmp_path, resume=True)
+    for step in range(4, 10):  # from a checkpoint after 3
+        again.metrics({"loss": step}, step)
+    assert again.end()
+    client = MlflowClient(made_store)
+    found = [(metric.step, metric.value) for metric in client.get_metric_history(run_id, "loss")]
+    assert sorted(found) == [(step, step) for step in range(1, 10)]
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_run_that_begins_anew_does_not_get_what_an_earlier_one_left(made_store, tmp_path):
+    killed_at(tmp_path, absent())
+    again = track(made_store)
+    run_id = again.start("again", {}, folder=tmp_path)
+    again.metrics({"loss": 0.5}, 1)
+    assert again.end()
+    history = MlflowClient(made_store).get_metric_history(run_id, "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 0.5)]
+    assert [file.name for file in tmp_path.iterdir()] == ["mlflow-1.journal"]
+
+
+def test_what_waits_for_one_store_is_not_given_to_another(made_store, tmp_path):
+    with running() as server:
+        first = track(server.uri)
+        first.start("a", {}, folder=tmp_path)
+        server.shutdown()
+        server.server_close()
+        first.metrics({"loss": 0.5}, 1)
+        assert first.end()
+    again = track(made_store)
+    run_id = again.start("a", {}, folder=tmp_path, resume=True)
+    again.metrics({"loss": 0.5}, 2)
+    assert again.end()
+    assert [metric.step for metric in MlflowClient(made_store).get_metric_history(run_id, "loss")] == [2]
+    assert [file.name for file in tmp_path.iterdir()] == ["mlflow-1.journal"]
+
+
+def test_a_store_that_refuses_at_the_start_leaves_no_journal(tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(InputError, match="refuses") as caught:
+        track(f"file:{tmp_path}").start("a", {}, folder=tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_the_data_list_stands_among_the_runs_inputs_once(made_store, tmp_path):
+    tags = {"data_list": "data_lists/cells.json", "data_list.digest": "0123456789abcdef" * 4}
+    first = track(made_store)
+    run_id = first.start("a", tags, folder=tmp_path)
+    first.end("KILLED")
+    again = track(made_store)
+    again.start("a", {**tags, "evaluation": "test"}, run_id=run_id, folder=tmp_path, resume=True)
+    again.end()
+    (data,) = MlflowClient(made_store).get_run(run_id).inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("cells", "0123456789abcdef" * 2)
+    assert json.loads(data.dataset.source) == {"uri": str(Path("data_lists/cells.json").absolute())}
+    assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
 
 
 @pytest.mark.slow
@@ -145,7 +279,7 @@ def test_a_server_that_dies_in_the_middle_holds_up_nobody(way, caplog):
         assert server.steps("loss") == [0]
     said = [record.getMessage() for record in caplog.records if record.name.startswith("pipeline")]
     assert len(said) == 2, said
-    assert "does not answer; training goes on" in said[0]
+    assert "does not answer, which holds up nothing" in said[0]
     # A thousand losses, the end, and what the system was doing then.
     assert int(said[1].split()[0]) > 1000
     assert f"entries of this run were not written to MLflow at {server.uri}" in said[1]

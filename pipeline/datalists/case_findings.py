@@ -14,16 +14,19 @@ from pipeline.datalists.datalist import Case, DataList
 from pipeline.datalists.fingerprint import (
     WITH_GEOMETRY,
     Fingerprint,
+    Intensities,
     axcodes_of,
     count_values,
     digest_voxels,
     take_fingerprint,
+    upright,
 )
 from pipeline.errors import InputError
 from pipeline.volumes.header import Kind, Volume, VolumeHeader
 from pipeline.volumes.reading import read_header, read_volume
+from pipeline.volumes.same_grid import grid_difference, turn_between
 
-SAME_PLACE = 1e-3  # of the smallest voxel edge, as in loading
+FLAT = (1e-6, 1e-3)  # of the standard deviation: a range of 99 % of the values that is lost, and one that is odd
 CHANCE = 100  # voxels; smaller objects may be equal in two labels by chance
 RESAMPLE = "resample one onto the other's grid (labels by nearest neighbour)"
 
@@ -45,7 +48,8 @@ class CaseFindings:
         oddities: what may be meant.
         fingerprint: the case in numbers; None unless its images are sound.
         foreground: whether its label holds more than background; None without a label that can be read.
-        images: the image files as named in the list, with a digest of their voxels; constant images are left out.
+        images: the image files as named in the list, with a digest of each channel's voxels in RAS order; constant
+            channels are left out.
         label: a digest of the label's voxels; None where fewer than `CHANCE` are not of its most frequent value.
     """
 
@@ -53,7 +57,7 @@ class CaseFindings:
     oddities: list[Oddity] = field(default_factory=list)
     fingerprint: Fingerprint | None = None
     foreground: bool | None = None
-    images: dict[str, str] = field(default_factory=dict)
+    images: dict[str, list[str]] = field(default_factory=dict)
     label: str | None = None
 
 
@@ -86,7 +90,10 @@ class _Look:
             volumes = [image for image in images if isinstance(image, Volume)]
             if label is not None and label.shape != volumes[0].shape:
                 counts = None
-            self.found.fingerprint = take_fingerprint(self.case, self.split, self.data_list, volumes, counts)
+            numbers = take_fingerprint(self.case, self.split, self.data_list, volumes, counts)
+            files = [volume.file for volume in volumes for _ in volume.array]
+            if all([self._check_outliers(*pair) for pair in zip(numbers.channels, files, strict=True)]):
+                self.found.fingerprint = numbers
         return self.found
 
     def _problem(self, reason: str, file: Path, remedy: str) -> None:
@@ -125,15 +132,35 @@ class _Look:
         if low == high:
             self.found.oddities.append(Oddity(f"every value of the image is {low}", name, "look at the image"))
         else:
-            self.found.images[name] = digest_voxels(image.array, np.float32)
+            channels = [channel for channel in image.array if channel.min() != channel.max()]
+            self.found.images[name] = [digest_voxels(upright(channel, image), np.float32) for channel in channels]
         return True
+
+    def _check_outliers(self, channel: Intensities, file: Path) -> bool:
+        """Tell whether dividing by the standard deviation leaves a contrast.
+
+        Of 10^6 voxels within 0..1000, one of 10^9 makes the deviation 10^6: all others come to lie within 0.001, where
+        the odd begins. One of 10^12 leaves 10^-6, and float32 numbers about 1 hardly hold that.
+        """
+        spread, lowest, highest = channel.high - channel.low, channel.minimum, channel.maximum
+        lost, odd = (0 < spread < part * channel.std for part in FLAT)
+        reason = (
+            f"values of '{channel.channel}' go from {lowest:.4g} to {highest:.4g}, but 99 % lie within "
+            f"{channel.low:.4g}..{channel.high:.4g}: normalisation makes these {'' if lost else 'nearly '}equal"
+        )
+        remedy = "replace the outliers in the image, or clip them"
+        if lost:
+            self._problem(reason, file, remedy)
+        elif odd:
+            self.found.oddities.append(Oddity(reason, file.relative_to(self.root).as_posix(), remedy))
+        return not lost
 
     def _check_label(self, label: Volume) -> dict[int, int] | None:
         """Check the values, and return how many voxels have each; None where they are wrong."""
         counts = count_values(label.array)
         self.found.foreground = any(value != 0 for value in counts)
         if sum(sorted(counts.values())[:-1]) >= CHANCE:
-            self.found.label = digest_voxels(label.array, np.int64)
+            self.found.label = digest_voxels(upright(label.array[0], label), np.int64)
         low, high, top = min(counts), max(counts), len(self.data_list.classes) - 1
         if self.data_list.label_kind == "instances":
             if low < 0:
@@ -171,21 +198,21 @@ class _Look:
 
 def _difference(first: VolumeHeader, other: VolumeHeader) -> str:
     """Say in which respect a grid of the same shape is another one, as the start of a sentence; "" if in none."""
-    near, gap = SAME_PLACE * min(first.spacing), float(np.abs(first.affine - other.affine).max())
-    if gap <= near:
+    kind = grid_difference(first, other)
+    if kind is None:
         return ""
     if not _both_placed(first, other):
         if _is_placed(first):
             return f"has no geometry ({other.format}), unlike the voxels"
         return f"has a geometry, unlike the voxels ({first.format})"
-    if np.abs(np.subtract(first.spacing, other.spacing)).max() > near:
+    if kind == "spacing":
         return f"spacing {_mm(other)} differs from {_mm(first)}"
     if len(first.shape) == 3 and axcodes_of(first) != axcodes_of(other):
         return f"its axes point along {axcodes_of(other)}, not {axcodes_of(first)} like those"
+    if kind == "direction":
+        return f"its axes are turned by up to {turn_between(first, other):.3g} degrees against those"
     shift = float(np.linalg.norm(first.affine[:3, 3] - other.affine[:3, 3]))
-    if np.abs(first.affine[:3, :3] - other.affine[:3, :3]).max() <= near:
-        return f"origin lies {shift:.3g} mm from that"
-    return f"affine differs by up to {gap:.3g} mm from that"
+    return f"origin lies {shift:.3g} mm from that"
 
 
 def _is_placed(header: VolumeHeader) -> bool:

@@ -83,13 +83,14 @@ def check_cases(
     progress: bool = True,
     spacing: Sequence[float | None] | None = None,
     axcodes: str = "RAS",
+    further: Sequence[InputError] = (),
 ) -> Report:
     """Examine every case of a split, raise one InputError with all problems, and log the warnings.
 
-    The arguments are those of `examine_cases`.
+    The arguments are those of `examine_cases`; `further` problems, such as `contradictions`, are told along with those.
     """
     report = examine_cases(data_list, dataset_dir, split, fold, progress, spacing, axcodes)
-    raise_all(report.problems, f"data list '{report.name}' in '{report.dataset_dir}'")
+    raise_all([*further, *report.problems], f"data list '{report.name}' in '{report.dataset_dir}'")
     if report.unchanged == report.cases:
         logger.info("data list '%s': all %d cases are as they were when last checked", report.name, report.cases)
     for warning in report.warnings[:MOST_WARNINGS]:
@@ -112,9 +113,10 @@ def examine_cases(
 ) -> Report:
     """Look at every case of a split, and report all that would spoil a training or an evaluation.
 
-    Checked: files are there and whole, images and labels lie on one grid, channels and label values are those of the
-    list, training and validation have labels and foreground, no image and no group is in two folds or splits, and all
-    spacings are of one unit. A case whose files are byte for byte those of an earlier check is not read again.
+    Reported first: the list's own `faults`. Checked: files are there and whole, images and labels lie on one grid,
+    channels and label values are those of the list, no outlier spoils the normalisation, training and validation have
+    labels and foreground, no image and no group is in two folds or splits, and all spacings are of one unit. A case
+    whose files are byte for byte those of an earlier check is not read again.
 
     Args:
         data_list: the list.
@@ -146,6 +148,7 @@ def examine_cases(
         if cache:
             cache.save()
     together = _look_across(looked, data_list, root)
+    problems = [*data_list.faults, *problems]
     problems += [problem for one in looked for problem in _problems_of(one)] + together.problems
     if spacing is not None:
         problems += check_spacing(looked, spacing, axcodes)
@@ -163,14 +166,33 @@ def examine_cases(
     )
 
 
-def check_fits(data_list: DataList, class_names: Sequence[str], in_channels: int, spatial_dims: int) -> None:
-    """Raise one InputError with all settings of a config that this data list contradicts.
+def check_fits(
+    data_list: DataList,
+    class_names: Sequence[str],
+    in_channels: int,
+    spatial_dims: int,
+    regions: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """Raise one InputError with all `contradictions` of a config and this data list."""
+    problems = contradictions(data_list, class_names, in_channels, spatial_dims, regions)
+    raise_all(problems, "The config does not fit the data")
+
+
+def contradictions(
+    data_list: DataList,
+    class_names: Sequence[str],
+    in_channels: int,
+    spatial_dims: int,
+    regions: Mapping[str, Sequence[int]] | None = None,
+) -> list[InputError]:
+    """Return a problem for each setting of a config that this data list contradicts.
 
     Args:
         data_list: the list.
         class_names: the network's classes, background first.
         in_channels: the network's input channels.
         spatial_dims: 2 or 3.
+        regions: labels by the region's name, for a network with a channel for each region.
     """
     settings = {
         "class_names": (list(class_names), list(data_list.classes)),
@@ -185,7 +207,13 @@ def check_fits(data_list: DataList, class_names: Sequence[str], in_channels: int
         for key, (ours, theirs) in settings.items()
         if ours != theirs
     ]
-    raise_all(problems, "The config does not fit the data")
+    top = len(data_list.classes) - 1
+    for name, labels in (regions or {}).items():
+        if wrong := [label for label in labels if not 1 <= label <= top]:
+            known = ", ".join(f"{value} {label}" for value, label in enumerate(data_list.classes) if value)
+            reason = f"region '{name}' has label {_shown(wrong)}, which no label map of '{data_list.name}' may hold"
+            problems.append(InputError(reason, file="regions", remedy=f"make regions of the classes {known}"))
+    return problems
 
 
 def _choose(data_list: DataList, split: str, fold: int) -> tuple[dict[str, str], list[InputError]]:
@@ -214,7 +242,8 @@ def _side_by_side(look: Callable[[Case], Looked], cases: Sequence[Case], title: 
 
 def _look_across(looked: Sequence[Looked], data_list: DataList, root: Path) -> Findings:
     found = [compare_contents(looked, root), check_foreground(looked), check_units(looked)]
-    problems = check_groups(data_list.cases) + [problem for one in found for problem in one.problems]
+    groups = [] if data_list.faults else check_groups(data_list.cases)  # who reads a list's faults looks at groups
+    problems = groups + [problem for one in found for problem in one.problems]
     return Findings(problems, [warning for one in found for warning in one.warnings])
 
 

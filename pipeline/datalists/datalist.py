@@ -7,15 +7,14 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-import jsonschema
 import numpy as np
 
+from pipeline.datalists.list_document import understand
 from pipeline.errors import InputError, raise_all
 from pipeline.volumes.atomic import atomic_path
 
@@ -61,7 +60,10 @@ class Case:
 
 @dataclass(frozen=True)
 class DataList:
-    """A data set's list, as `schema.json` describes it; `load_data_list` reads one."""
+    """A data set's list, as `schema.json` describes it; `load_data_list` reads one.
+
+    `faults` is what is wrong with the file that it was read from, where the reader wanted to know that later.
+    """
 
     name: str
     description: str
@@ -74,6 +76,7 @@ class DataList:
     channels: tuple[str, ...]
     cases: tuple[Case, ...]
     generator: Mapping[str, Any] | None = None
+    faults: tuple[InputError, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def folds(self) -> list[int]:
@@ -83,7 +86,8 @@ class DataList:
     @property
     def document(self) -> dict[str, Any]:
         """The list as the JSON file holds it: keys without a value are left out."""
-        document = {key: _plain(value) for key, value in vars(self).items() if key != "cases" and value is not None}
+        beside = {key: value for key, value in vars(self).items() if key not in ("cases", "faults")}
+        document = {key: _plain(value) for key, value in beside.items() if value is not None}
         cases = [{key: _plain(value) for key, value in vars(case).items() if value is not None} for case in self.cases]
         return document | {"cases": cases}
 
@@ -127,6 +131,7 @@ class DataList:
             fold: which fold validates.
             labelled: leave out the test cases without a label, and log which; no case with one is an error.
         """
+        raise_all(self.faults, f"data list '{self.name}'")
         cases, root = self.select(split, fold), Path(dataset_dir)
         without = [case for case in cases if case.label is None]
         if split != "test":
@@ -145,11 +150,13 @@ def unlabelled(case: Case, split: str) -> InputError:
     return InputError(f"a {split} case has no label", case=case.id, remedy="give it a label or the split 'test'")
 
 
-def load_data_list(path: str | PathLike[str]) -> DataList:
+def load_data_list(path: str | PathLike[str], strict: bool = True) -> DataList:
     """Read and check a data list; all problems are reported in one InputError.
 
     Args:
         path: the JSON file.
+        strict: False keeps the problems in `faults` where some cases are understood, so that a check can look at their
+            files and report everything at once; `records` of such a list raises them.
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -158,28 +165,24 @@ def load_data_list(path: str | PathLike[str]) -> DataList:
         raise InputError(f"no valid JSON at {place}: {error.msg}", file=path, remedy="mend the JSON there") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read: {error}", file=path, remedy="give the path of a data list") from error
-    return parse_data_list(document, file=path)
+    return parse_data_list(document, path, strict)
 
 
-def parse_data_list(document: Any, file: str | PathLike[str] | None = None) -> DataList:
+def parse_data_list(document: Any, file: str | PathLike[str] | None = None, strict: bool = True) -> DataList:
     """Check a data list's JSON content against the schema and against itself, and make a `DataList` of it.
 
     Args:
         document: the content, as `json.loads` gives it.
         file: where it came from, for the error messages.
+        strict: False keeps the problems in `faults` where some cases are understood.
     """
-    violations = sorted(_validator().iter_errors(document), key=lambda error: list(map(str, error.absolute_path)))
-    problems = [_describe(violation, file) for violation in violations]
-    broken = {
-        path[1] for path in (list(v.absolute_path) for v in violations) if path[:1] == ["cases"] and len(path) > 1
-    }
-    entries = document.get("cases") if isinstance(document, dict) else None
-    if isinstance(entries, list):
-        sound = {place: entry for place, entry in enumerate(entries) if place not in broken}
-        problems += _contradictions(sound, document.get("channels"), file)
-    raise_all(problems, f"data list '{file}'" if file else "data list")
-    cases = tuple(Case(**{key: _frozen(value) for key, value in entry.items()}) for entry in document["cases"])
-    return DataList(**{key: _frozen(value) for key, value in document.items()} | {"cases": cases})
+    understood, problems = understand(document, file)
+    if strict or understood is None:
+        raise_all(problems, f"data list '{file}'" if file else "data list")
+    assert understood is not None
+    cases = tuple(Case(**{key: _frozen(value) for key, value in entry.items()}) for entry in understood["cases"])
+    fields = {key: _frozen(value) for key, value in understood.items()} | {"cases": cases}
+    return DataList(**fields, faults=tuple(problems))
 
 
 def save_data_list(data_list: DataList, path: str | PathLike[str]) -> None:
@@ -236,54 +239,6 @@ def _record(case: Case, root: Path) -> dict[str, Any]:
     if case.label is not None:
         record["label"] = str(root / case.label)
     return record | ({} if case.group is None else {"group": case.group})
-
-
-@cache
-def _validator() -> jsonschema.Draft202012Validator:
-    schema = json.loads(Path(__file__).with_name("schema.json").read_text(encoding="utf-8"))
-    return jsonschema.Draft202012Validator(schema)
-
-
-def _describe(violation: jsonschema.ValidationError, file: str | PathLike[str] | None) -> InputError:
-    """A violation in the reader's words; the schema's own descriptions are the remedies."""
-    schema, value = violation.schema, violation.instance
-    assert isinstance(schema, Mapping)
-    if violation.validator == "oneOf":
-        reason = "a case has exactly one of 'fold' and 'split'"
-    elif violation.validator == "pattern":
-        reason = f"{value!r} is not a {schema['title']}"
-    elif violation.validator == "type":
-        reason = f"{json.dumps(value)[:80]} is not of type {violation.validator_value}"
-    else:
-        reason = violation.message[-200:]
-    return InputError(f"{violation.json_path}: {reason}", file=file, remedy=schema.get("description"))
-
-
-def _contradictions(
-    entries: Mapping[int, Mapping[str, Any]], channels: Any, file: str | PathLike[str] | None
-) -> list[InputError]:
-    """What the schema cannot say: ids and files once each, groups undivided, a file for each channel."""
-    problems: list[InputError] = []
-    named: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
-    for index, entry in entries.items():
-        images = [entry["image"]] if isinstance(entry["image"], str) else entry["image"]
-        if isinstance(entry["image"], list) and isinstance(channels, list) and len(images) != len(channels):
-            text = f"$.cases[{index}].image: {len(images)} files for {len(channels)} channels"
-            problems.append(InputError(text, case=entry["id"], file=file, remedy="name one file for each channel"))
-        names = [("id", entry["id"]), *(("image", image) for image in images)]
-        names += [(key, entry[key]) for key in ("label", "group") if key in entry]
-        for name in names:
-            named[name].append((index, entry.get("split") or f"fold {entry['fold']}"))
-    for (kind, value), uses in named.items():
-        where = ", ".join(f"$.cases[{index}]" + (f" ({place})" if kind == "group" else "") for index, place in uses)
-        if kind == "group" and len({place for _, place in uses}) > 1:
-            text, remedy = f"group '{value}' is divided", "give all cases of a group the same fold or split"
-        elif kind != "group" and len(uses) > 1:
-            text, remedy = f"{kind} '{value}' occurs {len(uses)} times", f"give each case its own {kind}"
-        else:
-            continue
-        problems.append(InputError(f"{text}: {where}", file=file, remedy=remedy))
-    return problems
 
 
 def _plain(value: Any) -> Any:

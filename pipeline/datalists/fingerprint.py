@@ -162,6 +162,13 @@ def digest_voxels(array: np.ndarray, dtype: type[np.number[Any]]) -> str:
     return result.hexdigest()
 
 
+def upright(array: np.ndarray, header: VolumeHeader) -> np.ndarray:
+    """Return a volume's (x, y, z) turned and flipped to RAS, as a view; what has no geometry, or is 2D, as it is."""
+    if header.format not in WITH_GEOMETRY or array.ndim != 3:
+        return array
+    return nib.orientations.apply_orientation(array, nib.io_orientation(header.affine))
+
+
 def _class_volumes(counts: Mapping[int, int], data_list: DataList, header: VolumeHeader) -> tuple[ClassVolume, ...]:
     voxels = {0: counts.get(0, 0)}
     if data_list.label_kind == "instances":

@@ -45,11 +45,19 @@ class Findings(NamedTuple):
 def compare_contents(looked: Sequence[Looked], root: Path) -> Findings:
     """Equal images: a problem between folds or splits, where one would be tested on what it learnt; else a warning.
 
+    One equal channel suffices, in whatever file, type and orientation it is stored; each two cases are named once.
     Equal labels of different images are a warning: one of them may belong to another image.
     """
     found, pairs = Findings([], []), set()
-    images = ((digest, look, file) for look in looked for file, digest in look.found.images.items())
+    images = (
+        (digest, look, file)
+        for look in looked
+        for file, channels in look.found.images.items()
+        for digest in dict.fromkeys(channels)  # a grey picture stored in colours has one channel three times
+    )
     for first, other, file in _copies(images):
+        if (first.case.id, other.case.id) in pairs:
+            continue
         pairs.add((first.case.id, other.case.id))
         places = f"({first.case.place}; this one: {other.case.place})"
         reason = f"has the same content as the image of case '{first.case.id}' {places}"
@@ -126,7 +134,10 @@ def check_units(looked: Sequence[Looked]) -> Findings:
     if unusual:
         look, spacing = unusual[0]
         reason = f"spacing {_mm(spacing)} is none of a scanner for patients{_and_more(len(unusual))}"
-        remedy = "correct the unit in the headers, unless this is microscopy"
+        remedy = (
+            "correct the unit in the headers, or, for microscopy, train with a spacing of that size; "
+            "`check --spacing` says whether a network's spacing suits them"
+        )
         found.warnings.append(look.problem(reason, remedy))
     return found
 

@@ -6,19 +6,23 @@ import csv
 import json
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch.distributed as dist
 from ignite.engine import Events
 from monai.engines.workflow import Workflow
 
 from pipeline import figures
 from pipeline.handlers.case_scores import CaseScores
 from pipeline.handlers.mlflow_run import origin, params
+from pipeline.report import ExtremeVolumes, origin_facts, write_report
 from pipeline.run_folder import read_facts
+from pipeline.slices import KeptSlices, write_slices
 from pipeline.tracking import Tracking
 from pipeline.volumes.atomic import atomic_write_text
 
@@ -27,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 class EvaluationReport:
     """Write what an evaluation found: `cases.csv`, `scores.json`, pictures of the worst and the best cases.
+
+    `slices.npz` keeps small slices of the same cases in every run, by which runs are compared by eye.
 
     Args:
         scores: the evaluator's key metric, which has the rows of the cases.
@@ -56,28 +62,42 @@ class EvaluationReport:
         self.folder, self.tracking, self.bundle_root = folder, tracking, bundle_root
         self.config, self.data_list, self.tags = dict(config or {}), data_list, dict(tags or {})
         self.extremes: dict[str, list[dict[str, Any]]] = {}
+        self.kept = KeptSlices()
+        self.volumes = ExtremeVolumes()
 
     def attach(self, engine: Workflow) -> None:
         """Listen to an evaluator whose key metric is CaseScores."""
         self.engine = engine
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
+        engine.add_event_handler(Events.COMPLETED, self._gather)
         if self.folder is not None:
             engine.add_event_handler(Events.COMPLETED, lambda: self._write_and_track(Path(self.folder)))  # type: ignore[arg-type]
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: Path, **told: Any) -> list[Path]:
         """Write tables and pictures of the evaluation that has just ended; return the files."""
         scores = {"split": self.split, **self._summary()}
         atomic_write_text(folder / "cases.csv", table(self.engine.state.metric_details["cases"]))
         atomic_write_text(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
-        files = [folder / "cases.csv", folder / "scores.json"]
+        write_slices(folder / "slices.npz", self.kept.slices)
+        files = [folder / name for name in ("cases.csv", "scores.json", "slices.npz")]
         for name, pictures in self.extremes.items():
             if pictures:
                 figures.save(
                     figures.cases(pictures, f"{self.split}: the {name} cases, by mean Dice"), folder / f"{name}.png"
                 )
                 files.append(folder / f"{name}.png")
-        return files
+        options = {"title": self.split, "classes": self.scores.class_names, "config": self.config, **told}
+        page = write_report(
+            folder,
+            split=self.split,
+            cases=self.engine.state.metric_details["cases"],
+            scores=scores,
+            pictures=self.extremes,
+            volumes=self.volumes.volumes,
+            **options,
+        )
+        return [*files, page]
 
     def _summary(self) -> dict[str, Any]:
         details = self.engine.state.metric_details
@@ -85,14 +105,26 @@ class EvaluationReport:
 
     def _start(self) -> None:
         self.extremes = {"worst": [], "best": []}
+        self.kept = KeptSlices()
+        self.volumes.clear()
+        self.begun = time.monotonic()
+
+    def _gather(self, engine: Workflow) -> None:
+        if dist.is_available() and dist.is_initialized():
+            parts: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, self.kept.slices)
+            for part in parts:
+                self.kept.merge(part)
 
     def _look(self, engine: Workflow) -> None:
         """Keep the pictures of the extreme cases only, so that memory does not grow with the number of cases."""
         rows = self.scores.rows[-len(engine.state.batch) :]
         for row, output in zip(rows, engine.state.output, strict=True):
+            image, truth, prediction = (np.asarray(output[key].cpu()) for key in ("image", "label", "pred"))
+            self.kept.add(row["case"], image, truth[0], prediction[0], row["mean_dice"])
             if math.isnan(row["mean_dice"]):
                 continue
-            image, truth, prediction = (np.asarray(output[key].cpu()) for key in ("image", "label", "pred"))
+            self.volumes.look(row["case"], row["mean_dice"], image, truth[0], prediction[0], output["label"])
             image, truth, prediction = figures.slice_of(image, truth[0], prediction[0])
             picture = {
                 "case": row["case"],
@@ -107,17 +139,18 @@ class EvaluationReport:
     def _write_and_track(self, folder: Path) -> None:
         if self.engine.state.rank != 0:
             return
-        files = self.write(folder)
-        logger.info("%s split, in %s\n%s", self.split, folder, score_table(self._summary()))
-        if self.tracking is None:
-            return
         root = Path(self.bundle_root or ".").resolve()
         facts = read_facts(root)
         tags = {**self.tags, "bundle_root": root, "evaluation": self.split}
         tags = origin(self.engine.state.device, self.data_list, tags)
+        title, seconds = f"{self.split} of {root.name}", time.monotonic() - self.begun
+        files = self.write(folder, title=title, changes=facts.get("changes"), facts=origin_facts(tags, seconds))
+        logger.info("%s split, in %s\n%s", self.split, folder, score_table(self._summary()))
+        if self.tracking is None:
+            return
         if facts.get("mlflow_run_id") and facts.get("mlflow_uri") == self.tracking.uri:
             tags["mlflow.parentRunId"] = facts["mlflow_run_id"]
-        self.tracking.start(f"{self.split} of {root.name}", tags, params=params(self.config))
+        self.tracking.start(title, tags, params=params(self.config), folder=folder)
         self.tracking.metrics({f"{self.split}/{name}": value for name, value in self.engine.state.metrics.items()}, 0)
         for file in files:
             self.tracking.artifact(file, f"evaluation/{self.split}")

@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 class MLflowRun:
     """Follow a trainer from start to end: params, tags, loss per iteration, scores per epoch, and how it ended.
 
-    A crash ends the run as FAILED, a SIGTERM or Ctrl-C as KILLED; a resumed training continues its own run. Once the
-    store has everything, the run's folder remembers that it is complete.
+    A crash ends the run as FAILED, a SIGTERM or Ctrl-C as KILLED; a resumed training continues its own run. What the
+    store lacks waits in the run's folder, which remembers that the training is complete.
 
     Args:
         tracking: the run to feed.
@@ -50,6 +50,7 @@ class MLflowRun:
         self.tracking, self.run, self.config, self.evaluator = tracking, run, config, evaluator
         self.data_list, self.tags = data_list, dict(tags or {})
         self._terminated = False
+        self._known_id: str | None = None
 
     def attach(self, engine: Workflow) -> None:
         """Listen to a trainer. Stands last but for the progress bar, so that what others add is in before the end."""
@@ -67,13 +68,20 @@ class MLflowRun:
         tags = origin(engine.state.device, self.data_list, {**self.tags, "run_folder": self.run.path})
         known = read_facts(self.run.path) if self.run.resume else {}
         run_id = known.get("mlflow_run_id") if known.get("mlflow_uri") == self.tracking.uri else None
-        run_id = self.tracking.start(self.run.path.name, tags, run_id, params(self.config))
-        for row in getattr(engine.state, "history", []):  # what a kill left unwritten; known steps are dropped
+        name, resume = self.run.path.name, self.run.resume
+        self.tracking.start(name, tags, run_id, params(self.config), folder=self.run.path, resume=resume)
+        for row in getattr(engine.state, "history", []):  # another store lacks them; known steps are dropped
             self._track(row)
-        if run_id is not None:  # else a resumed run would forget the one that it began as
-            self.run.remember(
-                mlflow_run_id=run_id, mlflow_uri=self.tracking.uri, mlflow_experiment=self.tracking.experiment
-            )
+        self._remember_id()
+
+    def _remember_id(self) -> None:
+        """Note the run's id once a store has opened it, which a server may do at any time."""
+        if self.tracking.run_id in (None, self._known_id):  # else a resumed run would forget the one that it began as
+            return
+        self._known_id = self.tracking.run_id
+        self.run.remember(
+            mlflow_run_id=self._known_id, mlflow_uri=self.tracking.uri, mlflow_experiment=self.tracking.experiment
+        )
 
     def _iteration(self, engine: SupervisedTrainer) -> None:
         loss, rate = engine.state.output["loss"].item(), engine.optimizer.param_groups[0]["lr"]
@@ -84,6 +92,7 @@ class MLflowRun:
 
     def _epoch(self, engine: Workflow) -> None:
         self._track(engine.state.history[-1])
+        self._remember_id()
 
     def _track(self, row: Mapping[str, Any]) -> None:
         self.tracking.metrics({key: value for key, value in row.items() if key != "epoch"}, row["epoch"])
@@ -102,12 +111,11 @@ class MLflowRun:
         raise error
 
     def _end(self, engine: Workflow, status: str) -> None:
-        was_tracked = self.tracking.run_id is not None
-        has_all = self.tracking.end(status)
-        if was_tracked and not has_all:
-            words = "what MLflow lacks stands in %s; when the server answers, --resume true --run_name %s writes it"
-            logger.warning(words, self.run.path, self.run.path.name)
-        elif status == "FINISHED" and engine.state.rank == 0:
+        was_tracked = self.tracking.is_on
+        is_kept = self.tracking.end(status)
+        if was_tracked:
+            self._remember_id()
+        if is_kept and status == "FINISHED" and engine.state.rank == 0:
             self.run.remember(completed_epoch=engine.state.epoch)
         self.run.release()
         if "_earlier_handler" in self.__dict__:

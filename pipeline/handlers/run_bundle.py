@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.engines.evaluator import Evaluator
@@ -18,7 +19,10 @@ from pipeline import bundle, figures, provenance
 from pipeline.errors import InputError
 from pipeline.handlers.evaluation_report import EvaluationReport, score_table
 from pipeline.handlers.load_weights import load_weights
+from pipeline.handlers.mlflow_run import origin
+from pipeline.report import changed_settings, origin_facts
 from pipeline.run_folder import RunFolder, read_facts
+from pipeline.run_metadata import describe_run
 from pipeline.tracking import Tracking
 from pipeline.volumes.atomic import atomic_write_text
 
@@ -33,7 +37,7 @@ class RunBundle:
         run: the run's folder.
         config: the merged config.
         configs: the `configs` folder that the run was started from, with the files that go along.
-        metadata: the bundle's metadata.
+        metadata: the bundle's metadata, which the run's own are made from.
         network: the network itself, not a wrapper of it.
         evaluator: the validation engine.
         report: writes the tables and pictures of the validation cases.
@@ -66,6 +70,9 @@ class RunBundle:
         self._refuse_complete_run(engine)
         if engine.state.rank != 0:
             return
+        own = self.configs / "train.json"
+        if own.is_file() and self.configs.parent.resolve() != self.run.path.resolve():
+            self.run.remember(changes=changed_settings(self.config, ConfigParser.load_config_file(str(own))))
         bundle.export(self.run.path, self.config, self.configs, self.data_list)
         self._write_metadata()
 
@@ -79,6 +86,8 @@ class RunBundle:
             raise InputError(reason + early, remedy="raise --patience" if early else "raise --epochs")
 
     def _complete(self, engine: Workflow) -> None:
+        if dist.is_available() and dist.is_initialized():
+            dist.barrier()  # the first rank may still be writing the weights that all of them load now
         load_weights(self.run.best_model, self.network)
         state = self.evaluator.state
         best = state.best_metric, state.best_metric_epoch
@@ -88,34 +97,30 @@ class RunBundle:
         if engine.state.rank != 0:
             return
         folder = self.run.path / "evaluation" / "validation"
-        files = self.report.write(folder)
+        history = engine.state.history
+        named = {"bundle": self.metadata.get("name", ""), "bundle.version": self.metadata.get("version", "")}
+        tags = origin(engine.state.device, self.data_list, {**named, "seed": self.config.get("seed", "")})
+        seconds = sum(row["time/epoch"] for row in history)
+        files = self.report.write(
+            folder,
+            title=self.run.path.name,
+            history=history,
+            config=self.config,
+            changes=read_facts(self.run.path).get("changes"),
+            facts=origin_facts(tags, seconds),
+        )
         figures.save(figures.curves(engine.state.history), folder / "curves.png")
-        atomic_write_text(self.run.path / "docs" / "README.md", self._card(engine))
+        scores = json.loads((folder / "scores.json").read_text())
+        description = self._write_metadata(scores).get("description", "")
+        atomic_write_text(self.run.path / "docs" / "README.md", self._card(engine, description, scores))
         self._verify(engine)
         self._track(engine, [*files, folder / "curves.png"])
 
-    def _write_metadata(self) -> None:
-        """The bundle's metadata with the channels, sizes and classes that this run's network has."""
-        metadata = json.loads(json.dumps(self.metadata))
-        for part, entries in metadata.get("network_data_format", {}).items():
-            for entry in entries.values():
-                entry |= self._tensor_format(part)
-        if classes := self.config.get("class_names"):
-            metadata["pred_classes"] = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
+    def _write_metadata(self, scores: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Write what the run says of itself, at its start without scores, and return it."""
+        metadata = describe_run(self.metadata, self.config, self.network, self.data_list, scores)
         bundle.write_config(self.run.path / "configs" / "metadata.json", metadata)
-
-    def _tensor_format(self, part: str) -> dict[str, Any]:
-        """What the network says of its "inputs" or "outputs": channels, their names, and the sizes that it takes."""
-        channels = getattr(self.network, "in_channels" if part == "inputs" else "out_channels", None)
-        found: dict[str, Any] = {} if channels is None else {"num_channels": channels}
-        classes = self.config.get("class_names", [])
-        if part == "outputs" and classes:
-            names = list(self.config.get("regions") or (classes[1:] if channels == 1 else classes))
-            if channels == len(names):  # a single output is the foreground
-                found["channel_def"] = {str(index): name for index, name in enumerate(names)}
-        if hasattr(self.network, "valid_input_size"):
-            found["spatial_shape"] = _spatial_shape(self.network, part)
-        return found
+        return metadata
 
     def _verify(self, engine: Workflow) -> None:
         """Build the network of the exported inference.json, and compare it with the one that was trained."""
@@ -155,11 +160,10 @@ class RunBundle:
         self.tracking.tag(model_digest=provenance.digest(self.run.best_model))
         self.tracking.model(self.network.eval(), self._example(engine).cpu().numpy())
 
-    def _card(self, engine: Workflow) -> str:
+    def _card(self, engine: Workflow, description: str, scores: dict[str, Any]) -> str:
         """Return the model card: what ran, what it came to, how to use it."""
         folder = self.run.path / "evaluation" / "validation"
-        scores = json.loads((folder / "scores.json").read_text())
-        lines = [f"# {self.run.path.name}", "", str(self.metadata.get("description", "")), ""]
+        lines = [f"# {self.run.path.name}", "", description, ""]
         best = self.evaluator.state.best_metric_epoch
         lines += [f"Trained for {engine.state.epoch} epochs; the weights are those of epoch {best}.", ""]
         lines += ["## Validation", "", score_table(scores), ""]
@@ -178,16 +182,3 @@ class RunBundle:
             "",
         ]
         return "\n".join(lines)
-
-
-def _spatial_shape(network: Any, part: str) -> list[str]:
-    """The sizes that a network takes ("inputs") or gives, as MONAI writes them: 16*n+172 and 16*n-12 in the paper.
-
-    A padded one has two voxels or more on its lowest level, for an instance norm of one is undefined.
-    """
-    smallest = network.valid_input_size(1)
-    lost = network.margin if part == "outputs" else [0] * len(smallest)
-    return [
-        f"{step}*n{least - cut - step:+d}" if margin else f"{2 * step}*n"
-        for step, least, cut, margin in zip(network.divisor, smallest, lost, network.margin, strict=True)
-    ]

@@ -16,8 +16,7 @@ from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
 from pipeline.errors import InputError
 from pipeline.volumes.header import Kind, Volume
 from pipeline.volumes.reading import read_volume
-
-SAME_PLACE = 1e-3  # of the smallest voxel edge
+from pipeline.volumes.same_grid import grid_difference
 
 
 class StrictLoadImaged(LoadImaged):
@@ -64,11 +63,10 @@ def _files(value: str | PathLike[str] | list[str | PathLike[str]]) -> list[str |
 
 def _check_same_grid(volumes: list[Volume], case: str | None) -> None:
     first = volumes[0]
-    near = SAME_PLACE * min(first.spacing)
     for other in volumes[1:]:
-        if other.shape != first.shape or np.abs(other.affine - first.affine).max() > near:
+        if difference := grid_difference(first, other):
             raise InputError(
-                f"lies on another grid than '{first.file}', whose channels it joins: "
+                f"lies on another grid than '{first.file}', whose channels it joins, by its {difference}: "
                 f"shape {other.shape} and {first.shape}, spacing {other.spacing} and {first.spacing}",
                 case=case,
                 file=other.file,

@@ -19,7 +19,9 @@ Regions = Mapping[str, Sequence[int]]
 def written_labels(regions: Regions) -> list[int]:
     """Return the label that each region writes: the one that it has and no later region has.
 
-    `{"tumour": [1, 2, 3], "core": [1, 3], "enhancing": [3]}` gives [2, 1, 3].
+    `{"tumour": [1, 2, 3], "core": [1, 3], "enhancing": [3]}` gives [2, 1, 3]. The last region may have several labels
+    and writes the smallest: `{"tumour": [1, 2, 3]}` gives [1]. Such a prediction has 1 wherever tumour is, of whichever
+    class: right by its regions, and not a map of the three classes.
 
     Args:
         regions: labels by the region's name, the outermost region first.
@@ -28,9 +30,13 @@ def written_labels(regions: Regions) -> list[int]:
     for number, (name, labels) in enumerate(regions.items()):
         later = {label for inner in list(regions.values())[number + 1 :] for label in inner}
         left = sorted(set(labels) - later)
-        if len(left) != 1 or left[0] < 1:
+        if min(labels, default=1) < 1:
+            reason = f"the region '{name}' has the label {min(labels)}, but 0 is the background"
+            raise InputError(reason, file="regions", remedy="give a region labels of 1 and above")
+        last = number == len(regions) - 1
+        if not left or (len(left) > 1 and not last):
             reason = f"the region '{name}' has {left or 'no label'} that no later region has"
-            remedy = "order the regions from the outermost in, each with one label above 0 more than those after it"
+            remedy = "order the regions from the outermost in, each with one label more than those after it"
             raise InputError(reason, file="regions", remedy=remedy)
         own.append(left[0])
     if not own:

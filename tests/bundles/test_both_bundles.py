@@ -37,6 +37,10 @@ def load(kind, name):
     return ConfigParser.load_config_file(str(kind.configs / name))
 
 
+def load_of(run, name):
+    return json.loads((run / "configs" / name).read_text())
+
+
 def properties_of(folder, files, workflow_type, data, options):
     """What the bundle lacks of the properties that MONAI asks for, once it is initialized."""
     paths = [str(folder / "configs" / name) for name in files]
@@ -156,9 +160,22 @@ def test_metadata_is_complete(kind):
     )
     required += " copyright network_data_format supported_apps data_source data_type image_classes label_classes"
     assert metadata.keys() >= {*required.split(), "pred_classes", "eval_metrics", "references"}
+    assert metadata["eval_metrics"]
+    assert all(0.5 < score < 1 for score in metadata["eval_metrics"].values()), "measured with the weights in models/"
     declared = (kind.root.parents[1] / "pyproject.toml").read_text()
     for package, version in metadata["required_packages_version"].items():
         assert package.lower() in declared.lower(), f"{package} {version} is no dependency"
+
+
+def test_the_metadata_of_a_run_speak_of_its_own_data_and_scores(kind, data, trained_run):
+    own, found = load(kind, "metadata.json"), load_of(trained_run, "metadata.json")
+    told = load_of(trained_run, "data_list.json")
+    assert found.keys() == own.keys(), "other programs look these up"
+    assert found["description"].endswith(f"Trained on the data list '{told['name']}': {told['description']}")
+    assert found["network_data_format"]["inputs"]["image"]["channel_def"] == {"0": told["channels"][0]}
+    scores = json.loads((trained_run / "evaluation" / "validation" / "scores.json").read_text())["scores"]
+    assert found["eval_metrics"]["val/mean_dice"] == scores["mean_dice"]["mean"]
+    assert found["description"] in (trained_run / "docs" / "README.md").read_text()
 
 
 def test_handlers_are_written_out_so_that_other_programs_can_replace_them(kind):

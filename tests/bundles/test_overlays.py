@@ -57,7 +57,11 @@ def test_an_overlay_is_short_says_what_it_is_and_sets_what_the_bundle_has(config
     assert len(lines) <= 20
     assert re.match(r"((data|net|norm|loss|aug|opt|infer|post|measures)_\w+|regions)\.yaml", name)
     assert lines[0].startswith("# ")
-    known = settings(configs=configs).keys() | settings(file="inference.json", configs=configs).keys() | {"regions"}
+    known = (
+        settings(configs=configs).keys()
+        | settings(file="inference.json", configs=configs).keys()
+        | {"regions", "foreground"}
+    )
     assert {re.split("#|::", key)[0] for key in ConfigParser.load_config_file(str(configs / name))} <= known
 
 

@@ -1,6 +1,7 @@
 """Every overlay of bundles/unet3d, alone and with others, trains and leaves a run that predicts on the files' grids."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -131,6 +132,36 @@ def test_the_metadata_of_a_run_say_the_grid_that_its_network_expects(train_3d):
     assert (image["axcodes"], image["spacing"]) == ("LPS", [1.5, 1.5, 2.0])
     own = json.loads((CONFIGS / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
     assert (own["axcodes"], own["spacing"]) == tuple(settings(configs=CONFIGS)[key] for key in ("axcodes", "spacing"))
+
+
+def test_the_window_of_the_training_data_goes_along_with_a_run(train_3d, blobs_of, run_bundle, tmp_path):
+    """The run is moved away from its data, and predicts with the four numbers that it found there."""
+    overlays = ("norm_ct_percentiles.yaml",)
+    blobs = shutil.copytree(blobs_of(overlays), tmp_path / "data")
+    run = train_3d(overlays, dataset_dir=str(blobs), data_list=str(blobs / "blobs.json"))
+    inside = [  # fold 0 validates: the training cases are those with odd numbers
+        read_nifti(blobs / "images" / f"blobs_{number}.nii.gz")[
+            read_nifti(blobs / "labels" / f"blobs_{number}.nii.gz") > 0
+        ]
+        for number in (1, 3, 5)
+    ]
+    voxels = np.concatenate(inside)
+    low, high = np.percentile(voxels, (0.5, 99.5))
+    numbers = {"low": low, "high": high, "mean": voxels.mean(), "std": voxels.std()}
+    for name in ("train.json", "inference.json"):
+        assert json.loads((run / "configs" / name).read_text())["foreground"] == pytest.approx(numbers)
+    assert str(numbers["mean"])[:6] in json.loads((run / "configs" / "metadata.json").read_text())["image_classes"]
+    before = predict(run, run_bundle, blobs / "images", tmp_path / "before")
+    moved = run.rename(tmp_path / "moved")
+    images = (blobs / "images").rename(tmp_path / "images")
+    shutil.rmtree(blobs)
+    after = predict(moved, run_bundle, images, tmp_path / "after")
+    assert all(np.array_equal(after[name].dataobj, before[name].dataobj) for name in before)
+    parser = ConfigParser(ConfigParser.load_config_file(str(moved / "configs" / "inference.json")))
+    scan = np.asarray(nib.load(images / "blobs_0.nii.gz").dataobj)
+    (image,) = parser.get_parsed_content("preprocessing")({"image": str(images / "blobs_0.nii.gz")})["image"]
+    assert image.min() == pytest.approx((low - numbers["mean"]) / numbers["std"], abs=1e-4)
+    assert scan.min() < low, "so that something was clipped"
 
 
 def test_half_of_the_crops_are_laid_around_an_organ(blobs):

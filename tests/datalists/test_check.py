@@ -26,7 +26,8 @@ from checked_lists import (
 )
 from PIL import Image
 
-from pipeline.datalists.check import check_cases, check_fits, examine_cases
+from pipeline.datalists.check import check_cases, check_fits, contradictions, examine_cases
+from pipeline.datalists.datalist import load_data_list
 from pipeline.datalists.embedded import ensure_data, make_data_list
 from pipeline.errors import InputError
 
@@ -140,6 +141,42 @@ def test_a_config_that_contradicts_the_data_is_told_all_at_once():
     ):
         assert words in str(caught.value)
     check_fits(make_data_list("cells"), ["background", "cell"], in_channels=1, spatial_dims=2)
+
+
+def test_regions_are_made_of_the_lists_classes():
+    organs = make_data_list("organs")  # background, liver, kidney, vessel
+    fitting = (organs.classes, len(organs.channels), 3)
+    assert contradictions(organs, *fitting, regions={"whole": [1, 2, 3], "vessel": [3]}) == []
+    (problem,) = contradictions(organs, *fitting, regions={"whole": [1, 2, 3], "a": [3, 9, 0]})
+    assert problem.reason == f"region 'a' has label 9, 0, which no label map of '{organs.name}' may hold"
+    assert problem.remedy.endswith("1 liver, 2 kidney, 3 vessel")
+    with pytest.raises(InputError, match="region 'a' has label 4"):
+        check_fits(organs, *fitting, regions={"a": [4]})
+
+
+def test_what_is_wrong_with_list_config_and_files_comes_in_one_go(flat):
+    """A patient in two folds, a key that no case has, a case without a place, and a damaged file of each kind."""
+    document = flat_list(licence="x", source="x", made_by="x").document
+    document["cases"][0] |= {"group": "p1"}
+    document["cases"][2] |= {"group": "p1", "colour": "red"}
+    document["cases"].append({"id": "e", "image": "images/e.png"})
+    (flat / "list.json").write_text(json.dumps(document))
+    cut(flat / "images/b.png")
+    (flat / "labels/c.png").unlink()
+    listed = load_data_list(flat / "list.json", strict=False)
+    further = contradictions(listed, ["background", "cell"], 3, 2)
+    text = message(listed, flat, further=further)
+    assert "6 problems" in text
+    assert text.count("Remedy: ") == 6
+    for words in (
+        "1. in_channels is 3, but",
+        "case 'c', file '{0}/list.json': $.cases[2]: Additional properties",
+        "case 'e', file '{0}/list.json': $.cases[4]: a case has exactly one of 'fold' and 'split'",
+        "case 'c', file '{0}/list.json': group 'p1' is divided: $.cases[0] (fold 0), $.cases[2] (fold 1)",
+        "case 'b', file '{0}/images/b.png'",
+        "case 'c', file '{0}/labels/c.png': does not exist",
+    ):
+        assert words.format(flat) in text
 
 
 def cut(file, kept=0.6):

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 import jsonschema
 import pytest
 
-from pipeline.datalists import datalist
+from pipeline.datalists import list_document
 from pipeline.datalists.datalist import Case, assign_folds, load_data_list, parse_data_list, save_data_list
 from pipeline.errors import InputError
 
@@ -42,7 +42,7 @@ def ids(records):
 
 
 def test_schema_is_itself_valid():
-    jsonschema.Draft202012Validator.check_schema(datalist._validator().schema)
+    jsonschema.Draft202012Validator.check_schema(list_document._validator().schema)
 
 
 def test_a_list_is_read_as_it_stands(tmp_path):
@@ -270,6 +270,25 @@ def test_all_problems_come_in_one_go():
     assert "4 problems" in text
     for part in ("$.cases[2].label", "$.cases[3]: a case has", "$.spatial_dims", "id 'a' occurs 2 times"):
         assert part in text
+
+
+def test_a_list_may_keep_its_faults_for_later(tmp_path):
+    path = tmp_path / "list.json"
+    sound = document(case("a", fold=0, group="p"), case("b", fold=1, group="p"), case("c", fold=1))
+    path.write_text(json.dumps(sound))
+    listed = load_data_list(path, strict=False)
+    assert [entry.id for entry in listed.cases] == ["a", "b", "c"]
+    (fault,) = listed.faults
+    assert (fault.case, fault.file) == ("b", str(path))
+    assert "group 'p' is divided" in fault.reason
+    with pytest.raises(InputError, match="is divided"):  # who does not look at the faults gets no data
+        listed.records(tmp_path, "training")
+    assert "faults" not in listed.document
+    path.write_text(json.dumps(document()))
+    assert load_data_list(path, strict=False) == load_data_list(path)
+    path.write_text(json.dumps(document(spatial_dims=5)))
+    with pytest.raises(InputError, match="spatial_dims"):  # no file could be read
+        load_data_list(path, strict=False)
 
 
 def test_what_is_no_data_list_is_named_with_its_file(tmp_path):

@@ -2,6 +2,7 @@
 
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 from checked_lists import GRID, flat_list, make_flat, make_solid, mask, picture, scan, solid_list, with_case, write
@@ -51,6 +52,33 @@ def test_an_image_that_was_saved_again_is_a_copy(solid):
     write(solid / "images/d.nii.gz", scan(0).astype(np.float64))  # another type
     problems, _ = found(with_case(solid_list(), 2, image="images/c.mha"), solid)
     assert [case for case, _ in problems] == ["c", "d"]
+
+
+def test_an_image_that_was_turned_is_a_copy(solid):
+    image, label = (nib.load(solid / folder / "a.nii.gz") for folder in ("images", "labels"))
+    turn = nib.orientations.axcodes2ornt("PIL")
+    nib.save(image.as_reoriented(turn), solid / "images/c.nii.gz")
+    nib.save(label.as_reoriented(turn), solid / "labels/c.nii.gz")
+    problems, _ = found(solid_list(), solid)
+    assert [case for case, _ in problems] == ["c"]
+    assert "content as the image of case 'a'" in problems[0][1]
+
+
+def test_channels_in_one_file_and_in_several_are_copies_named_once(solid):
+    listed = solid_list(channels=("t1", "t2"))
+    for seed, name in enumerate("abcd"):
+        write(solid / f"images/{name}.nii.gz", np.stack([scan(seed), scan(seed + 50)], -1))
+    for channel, seed in (("t1", 0), ("t2", 50)):  # those of a
+        write(solid / f"images/c_{channel}.nii.gz", scan(seed))
+    listed = with_case(listed, 2, image=("images/c_t1.nii.gz", "images/c_t2.nii.gz"))
+    problems, warnings = found(listed, solid)
+    assert ([case for case, _ in problems], warnings) == (["c"], [])
+
+
+def test_grey_stored_in_colours_is_no_copy_of_itself(flat):
+    for seed, name in enumerate("abcd"):
+        write(flat / f"images/{name}.png", np.stack([picture(seed)] * 3, -1))
+    assert found(flat_list(channels=("red", "green", "blue")), flat) == ([], [])
 
 
 def test_equal_channels_of_one_case_are_a_warning(flat):

@@ -48,7 +48,14 @@ def separated(instances):
 
 
 def test_pictures_of_the_extremes_are_written(evaluated):
-    assert {file.name for file in evaluated.iterdir()} == {"cases.csv", "scores.json", "worst.png", "best.png"}
+    assert {file.name for file in evaluated.iterdir()} == {
+        "cases.csv",
+        "scores.json",
+        "slices.npz",
+        "report.html",
+        "worst.png",
+        "best.png",
+    }
 
 
 def test_mlflow_has_the_evaluation_as_a_run_of_its_own(evaluated, tmp_path):

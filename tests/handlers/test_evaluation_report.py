@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.handlers.case_scores import CaseScores
 from pipeline.handlers.evaluation_report import EvaluationReport, score_table, summary, table
+from pipeline.slices import read_slices
 from pipeline.tracking import Tracking
 
 NAMES = ["background", "cell"]
@@ -99,7 +100,8 @@ def test_scores_of_the_stack_stand_apart():
 
 def test_tables_and_pictures_of_an_evaluation(tmp_path):
     files = evaluated([*FIVE, case("empty", 0, of=0, invented=3)], pictures=2).write(tmp_path)
-    assert [file.name for file in files] == ["cases.csv", "scores.json", "worst.png", "best.png"]
+    names = ["cases.csv", "scores.json", "slices.npz", "worst.png", "best.png", "report.html"]
+    assert [file.name for file in files] == names
     with files[0].open() as stream:
         rows = {row["case"]: row["mean_dice"] for row in csv.DictReader(stream)}
     expected = {"half": 2 / 3, "all": 1, "none": 0, "most": 6 / 7, "one": 2 / 5}
@@ -110,7 +112,7 @@ def test_tables_and_pictures_of_an_evaluation(tmp_path):
     assert scores["cases"] == 6
     assert scores["scores"]["mean_dice"]["not_applicable"] == 1
     assert scores["scores"]["mean_dice"]["mean"] == pytest.approx(sum(expected.values()) / 5, abs=1e-6)
-    for file in files[2:]:
+    for file in files[3:5]:
         assert len(np.unique(np.asarray(Image.open(file)).reshape(-1, 4), axis=0)) > 10, "blank"
 
 
@@ -140,7 +142,7 @@ def test_of_a_volume_the_slice_with_most_foreground_is_shown():
 def test_cases_without_a_score_are_not_pictured(tmp_path):
     report = evaluated([case("empty", 0, of=0), case("invented", 0, of=0, invented=2)])
     assert report.extremes == {"worst": [], "best": []}
-    assert [file.name for file in report.write(tmp_path)] == ["cases.csv", "scores.json"]
+    assert [file.name for file in report.write(tmp_path)] == ["cases.csv", "scores.json", "slices.npz", "report.html"]
     assert (tmp_path / "cases.csv").read_text().splitlines()[1:] == ["empty,,,,,", "invented,,,,,"]
     assert strict((tmp_path / "scores.json").read_text())["scores"]["mean_dice"] == {"cases": 0, "not_applicable": 2}
 
@@ -153,11 +155,24 @@ def test_a_second_evaluation_starts_with_no_pictures():
     assert [kept["case"] for kept in report.extremes["worst"]] == ["half"]
 
 
+def test_slices_of_every_case_are_kept_also_of_one_without_a_score(tmp_path):
+    evaluated([*FIVE, case("empty", 0, of=0, invented=3)]).write(tmp_path)
+    kept = read_slices((tmp_path / "slices.npz").read_bytes())
+    assert kept.keys() == {"half", "all", "none", "most", "one", "empty"}
+    _, truth, prediction = case("half", 2)
+    np.testing.assert_array_equal(kept["half"].truth, truth)
+    np.testing.assert_array_equal(kept["half"].prediction, prediction)
+    assert kept["half"].score == pytest.approx(2 / 3)
+    assert np.isnan(kept["empty"].score)
+
+
 def test_with_a_folder_it_is_written_at_the_end_by_the_first_rank(tmp_path):
     evaluated(FIVE, folder=tmp_path / "first")
     assert {file.name for file in (tmp_path / "first").iterdir()} == {
         "cases.csv",
         "scores.json",
+        "slices.npz",
+        "report.html",
         "worst.png",
         "best.png",
     }

@@ -208,7 +208,7 @@ def test_which_run_to_continue_is_no_setting_of_it(tmp_path, uri):
     assert not [key for key in tracked(again).data.tags if key.startswith("resumed.")]
 
 
-def test_a_run_is_complete_when_it_has_ended_and_the_store_has_it_all(tmp_path, uri):
+def test_a_run_is_complete_when_it_has_ended(tmp_path, uri):
     made = training(tmp_path / "runs", uri)
     made.engine.run()
     assert read_facts(made.run.path)["completed_epoch"] == 3
@@ -219,7 +219,7 @@ def test_a_run_is_complete_when_it_has_ended_and_the_store_has_it_all(tmp_path, 
     assert "completed_epoch" not in read_facts(failed.run.path)
 
 
-def test_what_a_dead_server_lacks_can_be_written_later(tmp_path, caplog):
+def test_what_a_dead_server_lacks_waits_in_the_runs_folder(tmp_path, caplog):
     with running() as server:
         made = training(tmp_path / "runs", server.uri)
 
@@ -230,10 +230,26 @@ def test_what_a_dead_server_lacks_can_be_written_later(tmp_path, caplog):
 
         made.engine.run()
     assert made.engine.state.epoch == 3, "training went on"
-    assert "completed_epoch" not in read_facts(made.run.path)
     folder = tmp_path / "runs" / "a"
-    words = f"what MLflow lacks stands in {folder}; when the server answers, --resume true --run_name a writes it"
-    assert said(caplog)[-1] == words
+    assert read_facts(folder)["completed_epoch"] == 3, "nothing is left to train"
+    assert (folder / "mlflow.journal").is_file()
+    assert said(caplog)[-1].endswith(f"python -m pipeline sync {folder}")
+
+
+def test_a_run_that_is_opened_late_is_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.tracking.OPEN_WITHIN", 0.5)
+    with running() as server:
+        server.awake.clear()
+        made = training(tmp_path / "runs", server.uri)
+
+        @made.engine.on(Events.EPOCH_COMPLETED(once=2))
+        def wake():
+            assert "mlflow_run_id" not in read_facts(made.run.path)
+            server.awake.set()
+
+        made.engine.run()
+        assert server.steps("val/mean_dice") == [1, 2, 3]
+    assert read_facts(made.run.path)["mlflow_run_id"] == "abc"
 
 
 def test_before_a_checkpoint_the_store_has_all_iterations(tmp_path, uri):
@@ -266,6 +282,10 @@ def test_a_server_out_of_reach_is_no_reason_to_forget_the_run(tmp_path, uri):
     again.engine.run()
     assert again.engine.state.epoch == 3, "training went on"
     assert json.loads((again.run.path / "run.json").read_text()) == facts
+    back = training(tmp_path / "runs", uri, resume=True)
+    back.engine.run()
+    assert tracked(back).info.run_id == facts["mlflow_run_id"], "what was journaled meanwhile goes to it too"
+    assert len(MlflowClient(uri).search_runs([tracked(back).info.experiment_id])) == 1
 
 
 def test_other_ranks_track_nothing(tmp_path, uri):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from discs import write_discs
 from engines import trainer
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
@@ -52,7 +53,9 @@ class KeepWeights:
             state.best_metric, state.best_metric_epoch = self.metric, self.best_epoch
 
 
-def training(tmp_path, *, config=None, inference=CONVOLUTION, best_epoch=1, metric=0.5, epochs=3, first=()):
+def training(
+    tmp_path, *, config=None, inference=CONVOLUTION, best_epoch=1, metric=0.5, epochs=3, first=(), data_list=None
+):
     """A run of a convolution that was started from `source/configs`, not yet started."""
     configs = tmp_path / "source" / "configs"
     configs.mkdir(parents=True)
@@ -83,6 +86,7 @@ def training(tmp_path, *, config=None, inference=CONVOLUTION, best_epoch=1, metr
         evaluator,
         report,
         Tracking("sqlite:///never-opened.db"),
+        data_list,
     )
     made.engine = trainer(
         [*first, History(optimizer, evaluator), KeepWeights(made, best_epoch, metric), handler],
@@ -124,6 +128,30 @@ def test_the_metadata_has_the_channels_of_this_runs_network(tmp_path):
     assert METADATA["network_data_format"]["inputs"]["image"]["num_channels"] == 7, "the bundle's own is left alone"
 
 
+def test_the_metadata_have_the_scores_of_the_best_weights_once_there_are_any(tmp_path):
+    made, at_the_start = training(tmp_path), {}
+
+    @made.engine.on(Events.EPOCH_STARTED)
+    def look():
+        at_the_start.setdefault("metrics", read(made, "metadata.json")["eval_metrics"])
+
+    made.engine.run()
+    scores = json.loads((made.folder / "evaluation" / "validation" / "scores.json").read_text())["scores"]
+    assert at_the_start == {"metrics": {}}
+    found = read(made, "metadata.json")["eval_metrics"]
+    assert found == {f"val/{name}": score["mean"] for name, score in scores.items()}
+    assert found["val/mean_dice"] == pytest.approx(made.evaluator.state.metrics["mean_dice"], abs=1e-6)
+
+
+def test_card_and_metadata_speak_of_the_runs_own_data(tmp_path):
+    data_list = write_discs(tmp_path / "data")
+    made = training(tmp_path, data_list=data_list)
+    made.engine.run()
+    words = "Segments 2D images into background and cell. Trained on the data list 'discs': discs"
+    assert read(made, "metadata.json")["description"] == words
+    assert (made.folder / "docs" / "README.md").read_text().startswith(f"# a\n\n{words}\n")
+
+
 def test_at_its_end_a_run_has_the_best_weights_and_their_scores(tmp_path):
     made = training(tmp_path, best_epoch=2)
     at_the_end = {}
@@ -139,6 +167,8 @@ def test_at_its_end_a_run_has_the_best_weights_and_their_scores(tmp_path):
     assert {file.name for file in folder.iterdir()} == {
         "cases.csv",
         "scores.json",
+        "slices.npz",
+        "report.html",
         "worst.png",
         "best.png",
         "curves.png",

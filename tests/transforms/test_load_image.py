@@ -4,6 +4,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor, PersistentDataset
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd, Randomizable, Spacingd
@@ -106,6 +107,19 @@ def test_channels_on_different_grids(tmp_path):
             InputError, match=rf"case 'case_1', file '.*{name}\.nii': lies on another grid than '.*t1\.nii'"
         ):
             StrictLoadImaged("image", 3)(record)
+
+
+def test_rounded_headers_lie_on_one_grid(tmp_path):
+    """A stage at 20 mm and voxels of 0.3 micrometres: float32 rounds the origin by 0.3 % of a voxel."""
+    exact = np.diag([3e-4, 3e-4, 3e-4, 1])
+    exact[:3, 3] = 19.1234567, 12.7654321, 15.1111111
+    image = sitk.GetImageFromArray(VOXELS.T)
+    image.SetSpacing([3e-4] * 3)
+    image.SetDirection([-1, 0, 0, 0, -1, 0, 0, 0, 1])  # LPS: as `exact` says in RAS
+    image.SetOrigin([-exact[0, 3], -exact[1, 3], exact[2, 3]])
+    sitk.WriteImage(image, str(tmp_path / "t1.nrrd"))
+    files = [str(tmp_path / "t1.nrrd"), nifti(tmp_path / "t2.nii", affine=exact)]
+    assert StrictLoadImaged("image", 3)({"image": files})["image"].shape == (2, 4, 5, 6)
 
 
 def test_a_label_map_is_one_file(tmp_path):

@@ -17,6 +17,8 @@ FAR = 4.0  # a logit: sigmoid(4) = 0.982
 def test_a_region_writes_the_label_that_no_later_one_has():
     assert written_labels(BRATS) == [2, 1, 3]
     assert written_labels({"left": [5], "right": [2]}) == [5, 2]
+    assert written_labels({"whole": [3, 2, 1]}) == [1]
+    assert written_labels({"whole": [1, 2, 3], "core": [3, 1]}) == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -24,7 +26,9 @@ def test_a_region_writes_the_label_that_no_later_one_has():
     [
         ({"whole": [1, 2, 3], "core": [3]}, r"'whole' has \[1, 2\] that no later"),
         ({"core": [3], "whole": [1, 3]}, "'core' has no label"),
-        ({"all": [0, 1], "one": [1]}, r"'all' has \[0\]"),
+        ({"all": [0, 1], "one": [1]}, "'all' has the label 0, but 0 is the background"),
+        ({"one": [0, 1]}, "'one' has the label 0"),
+        ({"one": []}, "'one' has no label"),
         ({}, "no region"),
     ],
 )
@@ -46,6 +50,15 @@ def test_a_label_map_survives_its_regions():
     masks = RegionsFromLabelsd("label", BRATS)({"label": label})["label"]
     logits = (masks.float() - 0.5) * FAR
     assert LabelsFromRegionsd("pred", BRATS)({"pred": logits})["pred"].tolist() == label.tolist()
+
+
+def test_a_last_region_of_several_labels_survives_as_a_region():
+    label = torch.arange(4).reshape(1, 1, 4)
+    regions = {"whole": [1, 2, 3], "core": [1, 3]}
+    masks = RegionsFromLabelsd("label", regions)({"label": label})["label"]
+    written = LabelsFromRegionsd("pred", regions)({"pred": (masks.float() - 0.5) * FAR})["pred"]
+    assert written.tolist() == [[[0, 1, 2, 1]]]
+    assert RegionsFromLabelsd("label", regions)({"label": written})["label"].tolist() == masks.tolist()
 
 
 def test_where_regions_contradict_the_last_one_stands():

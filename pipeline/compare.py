@@ -1,0 +1,213 @@
+"""Which run is better, is that luck, and what does it look like: the verbs `compare` and `leaderboard`."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from rich.markup import escape
+
+from pipeline.comparison.artifacts import at_once, read_artifact
+from pipeline.comparison.choice import Metric, choose_best, choose_named, parse_metric
+from pipeline.comparison.comparison import Comparison, compare_entries
+from pipeline.comparison.comparison_page import comparison_page, interval
+from pipeline.comparison.drawings import drawn_lines
+from pipeline.comparison.entries import Entry, Reader
+from pipeline.comparison.leaderboard import Best, best_runs
+from pipeline.comparison.side_by_side import opponents
+from pipeline.comparison.store import Store
+from pipeline.comparison.terminal import (
+    cases_csv,
+    comparison_csv,
+    made_csv,
+    made_table,
+    make_console,
+    print_comparison,
+)
+from pipeline.errors import InputError, did_you_mean
+from pipeline.slices import Slice, read_slices
+from pipeline.volumes.atomic import atomic_write_text
+
+METRIC = "val/mean_dice"
+MOST_RUNS = 30
+
+atexit.register(gc.freeze)  # else Python looks for garbage once more before it ends, for a second
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage meanwhile: among the objects of MLflow that takes a fifth of the time, and finds little."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_uncollected()
+def compare(
+    experiment: str | None = None,
+    runs: Sequence[str] = (),
+    filter_: str | None = None,
+    metric: str | None = None,
+    baseline: str | None = None,
+    uri: str | None = None,
+    split: str | None = None,
+    output: str | Path = "comparison",
+    most: int = MOST_RUNS,
+) -> Comparison:
+    """Compare runs over the cases that they have in common: in the terminal, as CSV, and as one page.
+
+    Args:
+        experiment: whose finished runs to compare; by default that of the newest run.
+        runs: names, ids or beginnings of ids instead; a sweep stands for its trials.
+        filter_: MLflow's search words, such as "params.learning_rate = '0.001'".
+        metric: `val/mean_dice`, `test/dice/cell`, or a column of `cases.csv`.
+        baseline: name or id; by default the first that is named, else the oldest.
+        uri: the store; without one `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory.
+        split: "validation" or "test"; by default what the metric says.
+        output: folder for `comparison.html`, `comparison.csv` and `cases.csv`.
+        most: how many of an experiment's runs to compare at most, the best ones.
+    """
+    _quiet()
+    if runs and filter_:
+        raise InputError("--runs and --filter exclude each other", remedy="give one of them")
+    store, wanted = Store(uri), parse_metric(metric or (METRIC if split != "test" else "test/mean_dice"), split)
+    if runs:
+        named = [*runs, *([baseline] if baseline and baseline not in runs else [])]
+        title, entries, notes = choose_named(store, wanted, named, experiment)
+    else:
+        title, entries, notes = choose_best(store, wanted, experiment, filter_, most)
+    base, entries, said = _baseline(store, wanted, entries, baseline, bool(runs))
+    _check_metric(entries, wanted)
+    files = _Files(store)
+    found = compare_entries(entries, base, wanted, files, [*notes, *said])
+    console, folder = make_console(), Path(output)
+    print_comparison(console, found, f"{title}: {wanted.name}")
+    atomic_write_text(folder / "comparison.csv", comparison_csv(found))
+    atomic_write_text(folder / "cases.csv", cases_csv(found))
+    now = f"{datetime.now():%Y-%m-%d %H:%M}"
+    page = comparison_page(found, title, _histories(store, found), _slices(store, found), now)
+    atomic_write_text(folder / "comparison.html", page)
+    console.print(f"wrote {escape(str(folder / 'comparison.html'))}, comparison.csv, cases.csv")
+    return found
+
+
+@_uncollected()
+def leaderboard(
+    experiment: str | None = None,
+    metric: str | None = None,
+    uri: str | None = None,
+    split: str | None = None,
+    output: str | Path | None = None,
+) -> list[Best]:
+    """Print the best finished run of each data list: its score, its bundle, and the commands that train it again.
+
+    Args:
+        experiment: only this one.
+        metric: as for `compare`.
+        uri: as for `compare`.
+        split: as for `compare`.
+        output: folder for `leaderboard.csv`; none without.
+    """
+    _quiet()
+    wanted = parse_metric(metric or (METRIC if split != "test" else "test/mean_dice"), split)
+    found = best_runs(Store(uri), wanted, experiment)
+    if not found:
+        raise InputError(f"no finished run has a score '{wanted.name}'", remedy="train first, or give another --metric")
+    console = make_console()
+    rows = [
+        {
+            "data list": best.data,
+            "digest": (best.digest or "")[:8],
+            "best run": best.entry.label,
+            wanted.name: interval(best.estimate),
+            "cases": best.estimate.count,
+        }
+        for best in found
+    ]
+    console.print(made_table("leaderboard", rows))
+    for best in found:
+        console.print(f"[bold]{escape(best.data)}[/bold] {escape((best.digest or '')[:8])}", soft_wrap=True)
+        for line in (f"bundle: {best.bundle}", *best.commands):
+            console.print(f"  {escape(line)}", soft_wrap=True)
+    if output is not None:
+        texts = [{"bundle": best.bundle, "commands": " && ".join(best.commands)} for best in found]
+        table = made_csv([{**row, **text} for row, text in zip(rows, texts, strict=True)])
+        atomic_write_text(Path(output) / "leaderboard.csv", table)
+        console.print(f"wrote {escape(str(Path(output) / 'leaderboard.csv'))}")
+    return found
+
+
+class _Files:
+    """Files of entries' runs, each read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[tuple[str, str], bytes | None] = {}
+
+    def __call__(self, entry: Entry, path: str) -> bytes | None:
+        key = (entry.run.id, path)
+        if key not in self._known:
+            self._known[key] = read_artifact(self._store, entry.run, path)
+        return self._known[key]
+
+
+def _baseline(
+    store: Store, metric: Metric, entries: list[Entry], word: str | None, are_named: bool
+) -> tuple[Entry, list[Entry], list[str]]:
+    """Return the baseline, the entries with it among them, and how it was chosen."""
+    if not entries:
+        lacks = f"no run here has scores of the {metric.split} split"
+        raise InputError(lacks, remedy="evaluate them, or give another --split, --experiment or --filter")
+    if word is None:
+        if are_named:
+            return entries[0], entries, []
+        base = min(entries, key=lambda entry: entry.run.start)
+        return base, entries, [f"the baseline is the oldest run, {base.label}; --baseline takes another"]
+    for entry in entries:
+        ids = [entry.run.id, *(source.id for source in entry.sources)]
+        if word in (entry.label, entry.run.name) or (len(word) > 3 and any(key.startswith(word) for key in ids)):
+            return entry, entries, []
+    runs, notes = store.named([word], list(store.experiments()))
+    added, _ = Reader(store, metric.split, metric.column, metric.sign).entries(runs)
+    if not added:
+        raise InputError(f"the baseline '{word}' has no scores of the {metric.split} split", remedy="evaluate it")
+    return added[0], [*entries, added[0]], notes
+
+
+def _check_metric(entries: Sequence[Entry], metric: Metric) -> None:
+    known = dict.fromkeys(name for entry in entries for scores in entry.scores.values() for name in scores)
+    if metric.column not in known:
+        raise InputError(f"no run has scores '{metric.column}'", remedy=did_you_mean(metric.column, known))
+
+
+def _histories(store: Store, found: Comparison) -> Mapping[str, list[tuple[int, float]]]:
+    ids = dict.fromkeys(run.id for row in drawn_lines(found) for run in (row.entry.run, *row.entry.sources))
+    return store.histories(list(ids), f"val/{found.metric.column}")
+
+
+def _slices(store: Store, found: Comparison) -> list[Mapping[str, Slice]]:
+    """The slices of the baseline and of the best other run, of all their folds."""
+
+    def of_row(entry: Entry) -> Mapping[str, Slice]:
+        contents = (read_artifact(store, run, f"evaluation/{found.metric.split}/slices.npz") for run in entry.sources)
+        return {case: kept for content in contents if content for case, kept in read_slices(content).items()}
+
+    pair = opponents(found)
+    return [] if pair is None else at_once(of_row, [row.entry for row in pair])
+
+
+def _quiet() -> None:
+    """Leave out what MLflow says of its own tables when a store is opened."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated")

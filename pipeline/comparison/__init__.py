@@ -1,0 +1,1 @@
+"""Runs side by side: statistics over cases, what differs between them, pictures and a page."""

@@ -1,0 +1,94 @@
+"""A network as an MLflow model."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import mlflow
+import numpy as np
+import torch
+from mlflow.entities import LoggedModel, LoggedModelStatus
+from mlflow.models import Model, ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import Schema, TensorSpec
+from monai.bundle import ConfigParser
+
+from pipeline.handlers.load_weights import load_weights
+from pipeline.journal import EXAMPLE
+from pipeline.run_folder import MODEL
+
+
+class Trained(NamedTuple):
+    """A network in evaluation mode, and one input (1, C, *spatial) that it takes."""
+
+    network: torch.nn.Module
+    example: np.ndarray
+
+
+def trained_in(folder: Path) -> Trained:
+    """Return the network that a run's folder describes, with its best weights, and the example kept beside it."""
+    parser = ConfigParser(ConfigParser.load_config_file(str(folder / "configs" / "inference.json")))
+    network = load_weights(folder / MODEL, parser.get_parsed_content("network_def"))
+    return Trained(network.cpu().eval(), np.load(folder / EXAMPLE))
+
+
+def log_model(client: MlflowClient, uri: str, experiment_id: str, run_id: str, trained: Trained, key: str) -> None:
+    """Keep a network as an MLflow model that `mlflow.pytorch.load_model` gives back.
+
+    Args:
+        client: of the store.
+        uri: of the store.
+        experiment_id: of the run.
+        run_id: which run trained it.
+        trained: the network.
+        key: tells this model from others of the run: one that the store has already is not written again.
+    """
+    entry = _begun(client, experiment_id, run_id, key) or client.create_logged_model(
+        experiment_id, "model", source_run_id=run_id, tags={"journal": key}
+    )
+    if entry.status == LoggedModelStatus.READY:
+        return
+    with _as_global_store(uri), warnings.catch_warnings():
+        # torch.export, reading back what it wrote.
+        warnings.filterwarnings("ignore", "No complete tensor found in the group")
+        Model.log(
+            artifact_path=None,
+            model_id=entry.model_id,
+            flavor=mlflow.pytorch,
+            run_id=run_id,
+            pytorch_model=trained.network,
+            input_example=np.repeat(trained.example, 2, axis=0),  # a batch of one would be exported as always one
+            signature=_any_size(trained.example),
+            pip_requirements=[f"torch=={version('torch').split('+')[0]}", f"monai=={version('monai')}"],
+        )
+
+
+def _begun(client: MlflowClient, experiment_id: str, run_id: str, key: str) -> LoggedModel | None:
+    """Return what an attempt has begun that did not live to hear of it."""
+    found = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+    return next((model for model in found if model.tags.get("journal") == key), None)
+
+
+def _any_size(example: np.ndarray) -> ModelSignature:
+    """Say that batch and image may have any size: what is not said so is exported as it is in the example."""
+    shape = [-1, example.shape[1], *[-1] * (example.ndim - 2)]
+    return ModelSignature(inputs=Schema([TensorSpec(example.dtype, shape)]))
+
+
+@contextmanager
+def _as_global_store(uri: str) -> Iterator[None]:
+    """Let MLflow's global store, which also stands in the environment, be `uri`: models are kept through it only."""
+    earlier = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        if earlier is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = earlier

@@ -1,0 +1,1 @@
+"""Pages in a browser that need nothing but themselves: one file, no network."""

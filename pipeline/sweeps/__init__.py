@@ -1,0 +1,1 @@
+"""Sweeps: many trainings of one bundle, to find the settings that score best."""
