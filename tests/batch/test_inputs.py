@@ -271,7 +271,8 @@ def test_slices_that_cannot_be_opened_are_a_case_that_fails(tmp_path, monkeypatc
     monkeypatch.setattr(os, "access", lambda file, mode: Path(file).parent.name != "pat2")
     found = problems(tmp_path)
     assert list(found) == ["pat1/a", "pat2 (unreadable)"]
-    assert found["pat2 (unreadable)"].reason == "cannot be searched: 4 of its files cannot be opened: IM0, IM1, IM2, ..."
+    reason = "cannot be searched: 4 of its files cannot be opened: IM0, IM1, IM2, ..."
+    assert found["pat2 (unreadable)"].reason == reason
 
 
 def test_a_link_to_nowhere_is_a_case_that_fails(tmp_path):
