@@ -21,7 +21,7 @@ demo: .venv/.installed
 	$(BIN)/python -m monai.bundle run inference --config_file runs/$(RUN)/configs/inference.json \
 	    --input_dir data/cells/images/test --output_dir predictions/$(RUN)
 	@echo
-	@echo "figures:     runs/$(RUN)/evaluation/validation/curves.png, runs/$(RUN)/evaluation/test/worst.png"
+	@echo "reports:     runs/$(RUN)/evaluation/validation/report.html, runs/$(RUN)/evaluation/test/report.html"
 	@echo "scores:      runs/$(RUN)/evaluation/test/scores.json, cases.csv"
 	@echo "label maps:  predictions/$(RUN)/"
 	@echo "the model:   runs/$(RUN)/, a bundle of its own"
