@@ -37,12 +37,11 @@ from pipeline.volumes.atomic import atomic_write_text
 METRIC = "val/mean_dice"
 MOST_RUNS = 30
 
-atexit.register(gc.freeze)  # else Python looks for garbage once more before it ends, for a second
-
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Look for no garbage meanwhile: among the objects of MLflow that takes a fifth of the time, and finds little."""
+    atexit.register(gc.freeze)  # else Python looks for it once more before it ends, for a second
     was_on = gc.isenabled()
     gc.disable()
     try:

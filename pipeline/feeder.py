@@ -11,6 +11,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from pipeline.journal import Entry, Journal
+from pipeline.mlflow_store import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -153,8 +154,3 @@ def is_its_own_fault(error: Exception) -> bool:
     if isinstance(error, OSError):  # among them all that `requests` raises
         return isinstance(error, FileNotFoundError)
     return type(error).__module__ == "builtins"  # a mistake in a program, not a word from a store's own package
-
-
-def first_line(text: object) -> str:
-    """Return the beginning of what somebody says at length."""
-    return next(iter(str(text).splitlines()), "")[:300]

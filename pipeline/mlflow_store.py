@@ -69,6 +69,11 @@ class Opening(NamedTuple):
     time: int | None = None
 
 
+def store_of(uri: str | None) -> str:
+    """Return the store that is meant: the one named, else `MLFLOW_TRACKING_URI`, else what `mlflow ui` opens here."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+
+
 def is_remote(uri: str) -> bool:
     """Return whether a store is a server, which may be out of reach."""
     return uri.startswith("http")
@@ -96,13 +101,13 @@ def open_run(
         try:
             return open_now(uri, opening, run_id)
         except MlflowException as error:
-            raise store_refuses(uri, _first_line(error)) from error
+            raise store_refuses(uri, first_line(error)) from error
     try:
         return _in_time(uri, lambda: open_now(uri, opening, run_id))
     except TimeoutError:
         logger.warning("no MLflow server answers at %s: this run is not tracked", uri)
     except MlflowException as error:  # from a server without the right, or from a proxy before one that is not there
-        logger.warning("the MLflow server at %s refuses, this run is not tracked: %s", uri, _first_line(error))
+        logger.warning("the MLflow server at %s refuses, this run is not tracked: %s", uri, first_line(error))
     return None
 
 
@@ -258,11 +263,12 @@ def _note_data(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> No
     except MlflowException as error:
         if error.get_http_status_code() >= 500:
             raise
-        logger.debug("this MLflow server keeps no inputs: %s", _first_line(error))
+        logger.debug("this MLflow server keeps no inputs: %s", first_line(error))
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")[:300]
+def first_line(text: object) -> str:
+    """Return the beginning of what somebody says at length."""
+    return next(iter(str(text).splitlines()), "")[:300]
 
 
 def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:

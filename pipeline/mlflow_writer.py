@@ -11,9 +11,19 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError
-from pipeline.feeder import first_line
 from pipeline.mlflow_model import Trained, log_model, trained_in
-from pipeline.mlflow_store import Last, Opened, Opening, absolute, answers, find_again, is_remote, open_now, set_tags
+from pipeline.mlflow_store import (
+    Last,
+    Opened,
+    Opening,
+    absolute,
+    answers,
+    find_again,
+    first_line,
+    is_remote,
+    open_now,
+    set_tags,
+)
 
 logger = logging.getLogger(__name__)
 

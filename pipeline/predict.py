@@ -262,8 +262,11 @@ class FolderPredictor:
         failed = [row for row in rows if row["status"] != "done"]
         logger.info("%d of %d images predicted, in %s", len(rows) - len(failed), len(rows), self.output_dir)
         if failed:
-            listed = "\n".join(f"  {row['reason']}" for row in failed)
-            reason = f"{len(failed)} of {len(rows)} images were not predicted:\n{listed}\n"
+            listed = [f"  {row['reason']}" for row in failed[:MOST_LISTED]]
+            if len(failed) > MOST_LISTED:
+                listed.append(f"  and {len(failed) - MOST_LISTED} more, which the summary lists")
+            title = f"{len(failed)} of {len(rows)} images were not predicted"
+            reason = "\n".join([f"{title}:", *listed, title])  # repeated, for the remedy stands behind the list
             raise InputError(
                 reason, file=f"{self._summary}.csv", remedy="mend these images and run again with --resume"
             )

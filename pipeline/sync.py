@@ -12,9 +12,9 @@ from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError
-from pipeline.feeder import Feeder, first_line
+from pipeline.feeder import Feeder
 from pipeline.journal import NAME, Journal
-from pipeline.mlflow_store import find_again, store_refuses
+from pipeline.mlflow_store import find_again, first_line, store_refuses
 from pipeline.mlflow_writer import MLflowWriter
 from pipeline.run_folder import read_facts
 from pipeline.volumes.atomic import atomic_write_text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import os
 import re
 import time
 import uuid
@@ -19,14 +18,13 @@ import torch
 from pipeline.feeder import Feeder
 from pipeline.journal import EXAMPLE, NAME, Journal
 from pipeline.mlflow_model import Trained
-from pipeline.mlflow_store import absolute, is_remote, open_run, store_refuses, this_process
+from pipeline.mlflow_store import absolute, is_remote, open_run, store_of, store_refuses, this_process
 from pipeline.mlflow_writer import MLflowWriter
 from pipeline.system_metrics import SystemMetrics
 from pipeline.volumes.atomic import atomic_path
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_URI = "sqlite:///mlflow.db"  # what a plain `mlflow ui` opens in the same folder
 LONGEST_VALUE = 6000  # characters, MLflow's limit for a parameter
 OPEN_WITHIN = 8  # seconds that the start waits for a server to open the run
 FLUSH_WITHIN = 5  # seconds that training waits for a store, once per outage
@@ -48,7 +46,7 @@ class Tracking:
     """
 
     def __init__(self, uri: str | None = None, experiment: str = "unet", system_metrics_every: float = 10) -> None:
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+        self.uri = store_of(uri)
         self.experiment, self.system_metrics_every = experiment, system_metrics_every
         self._feeder: Feeder | None = None
         self._writer: MLflowWriter | None = None

@@ -129,6 +129,18 @@ def test_a_bad_image_is_reported_and_the_others_are_done(predictor, tmp_path, ca
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "c.tif"), image(2) > 100)
 
 
+def test_the_last_message_does_not_list_a_thousand_failures(predictor, tmp_path):
+    for number in range(23):
+        touch(tmp_path / "in", f"{number:02}.tif")
+    with pytest.raises(InputError) as caught:
+        predictor.run()
+    lines = str(caught.value).splitlines()
+    assert [line[:10] for line in lines[1:21]] == [f"  case '{number:02}" for number in range(20)]
+    assert lines[21] == "  and 3 more, which the summary lists"
+    assert lines[22] == "23 of 23 images were not predicted. Remedy: mend these images and run again with --resume"
+    assert len(summary(tmp_path)) == 23
+
+
 def test_an_error_of_the_network_is_told_with_its_case(predictor, tmp_path):
     write_images(tmp_path / "in", "a.tif", "b.tif")
 
@@ -140,7 +152,9 @@ def test_an_error_of_the_network_is_told_with_its_case(predictor, tmp_path):
     predictor.inferer = fail
     with pytest.raises(InputError) as caught:
         predictor.run()
-    assert caught.value.reason == "1 of 2 images were not predicted:\n  case 'a': ArithmeticError: too large\n"
+    assert caught.value.reason == (
+        "1 of 2 images were not predicted:\n  case 'a': ArithmeticError: too large\n1 of 2 images were not predicted"
+    )
     assert (tmp_path / "out" / "b.tif").exists()
 
 

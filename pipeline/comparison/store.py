@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,8 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from pipeline.errors import InputError, did_you_mean
-from pipeline.mlflow_store import answers, is_remote
+from pipeline.mlflow_store import answers, is_remote, store_of
 
-DEFAULT_URI = "sqlite:///mlflow.db"  # where training writes without another; pipeline.tracking would load torch
 TOP = "tags.`mlflow.parentRunId` IS NULL"
 FINISHED = "attributes.status = 'FINISHED'"
 POINTS = 300  # of a learning curve, more than its pixels show
@@ -64,7 +62,7 @@ class Store:
     """
 
     def __init__(self, uri: str | None = None) -> None:
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+        self.uri = store_of(uri)
         if self.uri.startswith("sqlite:///"):
             file = Path(self.uri.removeprefix("sqlite:///"))
             if not file.is_file():  # MLflow would make an empty one

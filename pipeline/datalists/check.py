@@ -83,14 +83,13 @@ def check_cases(
     progress: bool = True,
     spacing: Sequence[float | None] | None = None,
     axcodes: str = "RAS",
-    further: Sequence[InputError] = (),
 ) -> Report:
     """Examine every case of a split, raise one InputError with all problems, and log the warnings.
 
-    The arguments are those of `examine_cases`; `further` problems, such as `contradictions`, are told along with those.
+    The arguments are those of `examine_cases`.
     """
     report = examine_cases(data_list, dataset_dir, split, fold, progress, spacing, axcodes)
-    raise_all([*further, *report.problems], f"data list '{report.name}' in '{report.dataset_dir}'")
+    raise_all(report.problems, f"data list '{report.name}' in '{report.dataset_dir}'")
     if report.unchanged == report.cases:
         logger.info("data list '%s': all %d cases are as they were when last checked", report.name, report.cases)
     for warning in report.warnings[:MOST_WARNINGS]:
