@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from statistics import median
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -84,21 +81,17 @@ def quantities(cases: Sequence[Fingerprint]) -> list[Quantity]:
     return [quantity for quantity in found if quantity.panels]
 
 
-def histograms(quantity: Quantity) -> list[bytes]:
-    """Draw a quantity's first panels, each an SVG of its own: a narrow page sets them one below the other."""
-    return [_picture(panel, quantity) for panel in quantity.panels[:MOST_PANELS]]
+def histograms(quantity: Quantity) -> list[Figure]:
+    """Draw a quantity's first panels, each a figure of its own: a narrow page sets them one below the other."""
+    return [_figure(panel, quantity) for panel in quantity.panels[:MOST_PANELS]]
 
 
-def _picture(panel: Panel, quantity: Quantity) -> bytes:
+def _figure(panel: Panel, quantity: Quantity) -> Figure:
     figure = Figure(figsize=(2.75, 2.3), layout="constrained")
     axes = figure.subplots()
     _draw(axes, panel, quantity)
     axes.set_ylabel("cases", fontsize=8)
-    picture = BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": ""}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a class's name: the browser has more fonts
-        figure.savefig(picture, format="svg", metadata={"Date": None})
-    return picture.getvalue()
+    return figure
 
 
 def _draw(axes: Axes, panel: Panel, quantity: Quantity) -> None:
@@ -119,7 +112,6 @@ def _draw(axes: Axes, panel: Panel, quantity: Quantity) -> None:
     else:
         colours = [quantity.colours[name] for name in series]
         axes.hist(list(series.values()), edges, stacked=True, color=colours)
-    axes.set_title(panel.name, fontsize=9, parse_math=False)  # a dollar in a name is a dollar
     axes.set_xlabel(quantity.unit, fontsize=8)
     axes.tick_params(labelsize=8, length=2)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -1,7 +1,5 @@
 """What the cases of a list measure, and that any of it can be drawn."""
 
-import re
-
 import numpy as np
 import pytest
 
@@ -69,11 +67,6 @@ def test_no_case_has_no_quantities():
     assert list(by_title([fingerprint(classes=None)])) == ["Size", "Spacing", "Intensity"]
 
 
-def bars(svg):
-    """The bars of a histogram: filled areas that are clipped to the axes."""
-    return len(re.findall(r'<path d="[^"]+" clip-path="url\(#[^"]+\)" style="fill: #0072b2', svg))
-
-
 @pytest.mark.parametrize(
     "values",
     [
@@ -91,31 +84,15 @@ def bars(svg):
     ids=str,
 )
 def test_any_values_can_be_drawn(values):
-    (svg,) = histograms(
+    (drawn,) = histograms(
         Quantity("Title", "mm", (Panel("name", {"training": values, "test": []}),), {"training": "#0072b2"})
     )
-    assert svg.startswith(b"<?xml")
-    assert 1 <= bars(svg.decode()) <= 40
-
-
-def test_names_are_words_and_no_formulas():
-    names = ["costs $1 and $2", r"$\frac{", "<script>alert(1)</script>", "漢字"]
-    series = {"training": [1.0, 2.0]}
-    quantity = Quantity("Title", "", tuple(Panel(name, series) for name in names), {"training": "#0072b2"})
-    svg = b"".join(histograms(quantity)).decode()
-    assert "costs $1 and $2" in svg
-    assert "漢字" in svg
-    assert "<script" not in svg
-    assert "&lt;script&gt;" in svg
+    drawn.draw_without_rendering()
+    heights = [bar.get_height() for bar in drawn.axes[0].patches]
+    assert sum(heights) == len(values)
+    assert len(heights) <= 40
 
 
 def test_a_hundred_classes_are_not_all_drawn():
     panels = tuple(Panel(f"class {number}.", {"training": [1.0]}) for number in range(100))
-    pictures = histograms(Quantity("Title", "", panels, {"training": "#0072b2"}))
-    assert len(pictures) == MOST_PANELS
-    assert f"class {MOST_PANELS - 1}.".encode() in pictures[-1]
-
-
-def test_the_same_picture_is_drawn_twice():
-    (quantity, *_) = quantities([fingerprint(), fingerprint("b")])
-    assert histograms(quantity) == histograms(quantity)
+    assert len(histograms(Quantity("Title", "", panels, {"training": "#0072b2"}))) == MOST_PANELS

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -70,10 +71,13 @@ def subheading(words: str) -> Html:
     return Html(f"<h3>{escape(words)}</h3>\n")
 
 
-def beside(*parts: str, least: int = 300) -> Html:
-    """Return parts side by side, as many as the screen is wide enough for, each `least` pixels wide or more."""
+def beside(*parts: str, least: int = 300, most: int = 580) -> Html:
+    """Return parts side by side, each `least` pixels wide or more, as many as the screen has room for.
+
+    A drawing among them is at most `most` pixels wide.
+    """
     inner = "".join(f"<div>{_safe(part)}</div>" for part in parts)
-    return Html(f'<div class="beside" style="--least: {least}px">{inner}</div>\n')
+    return Html(f'<div class="beside" style="--least: {least}px; --most: {most}px">{inner}</div>\n')
 
 
 def legend(colours: Mapping[str, Sequence[float]]) -> Html:
@@ -107,6 +111,7 @@ def table(
     columns: Sequence[str] | None = None,
     name: str = "",
     bars: Collection[str] = (),
+    stacked: bool = False,
 ) -> Html:
     """Return rows that a reader sorts by a click on a column's name and filters by a text or "mean_dice<0.8".
 
@@ -115,6 +120,7 @@ def table(
         columns: which ones and in which order; by default all, as they first come.
         name: what the table is of, such as "cases".
         bars: columns of numbers within 0..1 that are drawn as bars too.
+        stacked: on a narrow screen a row's cells stand one below the other, as suits long texts.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row)) if columns is None else list(columns)
     decimals = {column: _decimals([row.get(column) for row in rows]) for column in columns}
@@ -127,8 +133,9 @@ def table(
     for row in rows:
         cells = (_cell(row.get(c), decimals[c], c in numeric, c in bars) for c in columns)
         lines.append(f"<tr>{''.join(cells)}</tr>")
+    kind = "table stacked" if stacked else "table"
     return Html(
-        f'<div class="table" data-name="{escape(name)}"><div class="tools" hidden><input type="search" '
+        f'<div class="{kind}" data-name="{escape(name)}"><div class="tools" hidden><input type="search" '
         f'aria-label="filter {escape(name)}" placeholder="filter: words, or column&lt;0.8"><output></output></div>'
         f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n'
         "</tbody></table></div></div>\n"
@@ -235,7 +242,9 @@ def _figure(kind: str, data: bytes, caption: str, attributes: str) -> Html:
 
 def _svg(drawn: Figure) -> bytes:
     file = BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "page"}):  # equal figures give equal files
+    # Equal figures give equal files, and texts stay texts: a browser has more letters than matplotlib's font.
+    with matplotlib.rc_context({"svg.hashsalt": "page", "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         drawn.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
 

@@ -13,7 +13,7 @@ INSIDE = """(() => [...document.querySelectorAll("%s")].every(box => {
   const place = box.getBoundingClientRect();
   return place.left >= 0 && place.right <= innerWidth;
 }))()"""
-TOPS = "[...document.querySelectorAll('figure:first-of-type img')].map(box => box.getBoundingClientRect().top)"
+TOPS = "[...document.querySelectorAll('#s2 .beside:first-of-type img')].map(box => box.getBoundingClientRect().top)"
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def file(tmp_path):
 @pytest.mark.parametrize("width", [1200, 400])
 def test_reason_remedy_and_file_stand_on_the_screen(chromium, file, width):
     chromium.open(file, width=width, touch=width == 400)
-    assert chromium.value("document.querySelectorAll('.findings td').length") == 5
-    assert chromium.value(INSIDE % ".findings td")
-    assert chromium.value(INSIDE % ".panels img, .numbers")
+    assert chromium.value("document.querySelectorAll('[data-name=findings] td').length") == 5
+    assert chromium.value(INSIDE % "[data-name=findings] td")
+    assert chromium.value(INSIDE % "figure img")
     assert chromium.value("document.documentElement.scrollWidth") <= width
     assert chromium.problems == []
 
@@ -46,9 +46,9 @@ def test_histograms_stand_side_by_side_or_below_each_other(chromium, file):
     chromium.open(file, width=1200)
     assert len(set(chromium.value(TOPS))) == 1
     chromium.open(file, width=400, touch=True)
-    cells = "[...document.querySelectorAll('.findings td')].map(cell => cell.getBoundingClientRect().width)"
+    cells = "[...document.querySelectorAll('[data-name=findings] td')].map(cell => cell.getBoundingClientRect().width)"
     assert min(chromium.value(cells)) > 350  # so do a problem's reason, remedy and file
     tops = chromium.value(TOPS)
     assert len(set(tops)) == len(tops) == 3
-    widths = "[...document.querySelectorAll('.panels img')].map(box => box.width)"
+    widths = "[...document.querySelectorAll('#s2 .beside:first-of-type img')].map(box => box.width)"
     assert min(chromium.value(widths)) >= 300
