@@ -5,7 +5,10 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
+import math
+import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -70,7 +73,7 @@ def compare(
         runs: names, ids or beginnings of ids instead; a sweep stands for its trials.
         filter_: MLflow's search words, such as "params.learning_rate = '0.001'".
         metric: `val/mean_dice`, `test/dice/cell`, or a column of `cases.csv`.
-        baseline: name or id; by default the first that is named, else the oldest.
+        baseline: name or id; by default the first that is named, else the oldest, of those that have the score.
         uri: the store; without one `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory.
         split: "validation" or "test"; by default what the metric says.
         output: folder for `comparison.html`, `comparison.csv` and `cases.csv`.
@@ -79,17 +82,20 @@ def compare(
     _quiet()
     if runs and filter_:
         raise InputError("--runs and --filter exclude each other", remedy="give one of them")
+    if most < 1:
+        raise InputError(f"--most {most} leaves no run to compare", remedy="give 1 or more")
+    folder = _checked_folder(output)
     store, wanted = Store(uri), parse_metric(metric or (METRIC if split != "test" else "test/mean_dice"), split)
     if runs:
         named = [*runs, *([baseline] if baseline and baseline not in runs else [])]
         title, entries, notes = choose_named(store, wanted, named, experiment)
     else:
         title, entries, notes = choose_best(store, wanted, experiment, filter_, most)
-    base, entries, said = _baseline(store, wanted, entries, baseline, bool(runs))
     _check_metric(entries, wanted)
+    base, entries, said = _baseline(store, wanted, entries, baseline, bool(runs))
     files = _Files(store)
     found = compare_entries(entries, base, wanted, files, [*notes, *said])
-    console, folder = make_console(), Path(output)
+    console = make_console()
     print_comparison(console, found, f"{title}: {wanted.name}")
     atomic_write_text(folder / "comparison.csv", comparison_csv(found))
     atomic_write_text(folder / "cases.csv", cases_csv(found))
@@ -110,6 +116,8 @@ def leaderboard(
 ) -> list[Best]:
     """Print the best finished run of each data list: its score, its bundle, and the commands that train it again.
 
+    Runs are ranked among those of the same cases: each fold of a list has a row of its own.
+
     Args:
         experiment: only this one.
         metric: as for `compare`.
@@ -118,6 +126,7 @@ def leaderboard(
         output: folder for `leaderboard.csv`; none without.
     """
     _quiet()
+    folder = None if output is None else _checked_folder(output)
     wanted = parse_metric(metric or (METRIC if split != "test" else "test/mean_dice"), split)
     found = best_runs(Store(uri), wanted, experiment)
     if not found:
@@ -127,6 +136,7 @@ def leaderboard(
         {
             "data list": best.data,
             "digest": (best.digest or "")[:8],
+            "fold": best.fold,
             "best run": best.entry.label,
             wanted.name: interval(best.estimate),
             "cases": best.estimate.count,
@@ -134,15 +144,17 @@ def leaderboard(
         for best in found
     ]
     console.print(made_table("leaderboard", rows))
+    if max(Counter((best.data, best.digest) for best in found).values()) > 1:
+        console.print("rows of one list are of other cases (folds, or changed files): their scores do not rank them")
     for best in found:
         console.print(f"[bold]{escape(best.data)}[/bold] {escape((best.digest or '')[:8])}", soft_wrap=True)
         for line in (f"bundle: {best.bundle}", *best.commands):
             console.print(f"  {escape(line)}", soft_wrap=True)
-    if output is not None:
-        texts = [{"bundle": best.bundle, "commands": " && ".join(best.commands)} for best in found]
-        table = made_csv([{**row, **text} for row, text in zip(rows, texts, strict=True)])
-        atomic_write_text(Path(output) / "leaderboard.csv", table)
-        console.print(f"wrote {escape(str(Path(output) / 'leaderboard.csv'))}")
+    if folder is not None:
+        texts = [[best.bundle, " && ".join(best.commands)] for best in found]
+        lines = [[*row.values(), *text] for row, text in zip(rows, texts, strict=True)]
+        atomic_write_text(folder / "leaderboard.csv", made_csv([*rows[0], "bundle", "commands"], lines))
+        console.print(f"wrote {escape(str(folder / 'leaderboard.csv'))}")
     return found
 
 
@@ -164,29 +176,69 @@ def _baseline(
     store: Store, metric: Metric, entries: list[Entry], word: str | None, are_named: bool
 ) -> tuple[Entry, list[Entry], list[str]]:
     """Return the baseline, the entries with it among them, and how it was chosen."""
-    if not entries:
-        lacks = f"no run here has scores of the {metric.split} split"
-        raise InputError(lacks, remedy="evaluate them, or give another --split, --experiment or --filter")
     if word is None:
-        if are_named:
-            return entries[0], entries, []
-        base = min(entries, key=lambda entry: entry.run.start)
-        return base, entries, [f"the baseline is the oldest run, {base.label}; --baseline takes another"]
-    for entry in entries:
-        ids = [entry.run.id, *(source.id for source in entry.sources)]
-        if word in (entry.label, entry.run.name) or (len(word) > 3 and any(key.startswith(word) for key in ids)):
-            return entry, entries, []
+        able = [entry for entry in entries if not math.isnan(entry.mean(metric.column))]
+        base = able[0] if are_named else min(able, key=lambda entry: entry.run.start)
+        which = "first run that was named" if are_named else "oldest run"
+        with_score = "" if len(able) == len(entries) else " with this score"
+        return base, entries, [f"the baseline is the {which}{with_score}, {base.label}; --baseline takes another"]
+    meant = [entry for entry in entries if word in _names(entry)]
+    meant = meant or [entry for entry in entries if len(word) > 3 and any(key.startswith(word) for key in _ids(entry))]
+    if meant:
+        base, notes = max(meant, key=lambda entry: entry.run.start), []
+        if len(meant) > 1:
+            notes.append(f"{len(meant)} runs are called '{word}': the newest counts ({base.run.id[:8]})")
+    else:
+        base, notes = _from_elsewhere(store, metric, word)
+        known = [entry for entry in entries if entry.run.id == base.run.id]  # the best trial of a sweep that is meant
+        base, entries = (known[0], entries) if known else (base, [*entries, base])
+    if math.isnan(base.mean(metric.column)):
+        raise InputError(f"the baseline '{word}' has no score '{metric.column}'", remedy="take another --baseline")
+    if base.folds and word != base.label:
+        notes.append(f"the baseline is {base.label}, with all folds of the variant that '{word}' is of")
+    return base, entries, notes
+
+
+def _from_elsewhere(store: Store, metric: Metric, word: str) -> tuple[Entry, list[str]]:
+    """A baseline that is not among the runs that were chosen, and what is to be said of it."""
     runs, notes = store.named([word], list(store.experiments()))
-    added, _ = Reader(store, metric.split, metric.column, metric.sign).entries(runs)
-    if not added:
-        raise InputError(f"the baseline '{word}' has no scores of the {metric.split} split", remedy="evaluate it")
-    return added[0], [*entries, added[0]], notes
+    found, left = Reader(store, metric.split, metric.column, metric.sign).entries(runs)
+    if left:
+        raise InputError(f"the baseline '{word}' is left out: {left[0].reason}", remedy="take another --baseline")
+    return found[0], notes
+
+
+def _names(entry: Entry) -> set[str]:
+    """What an entry is called: by itself, by its folds, by the sweep that it is the best trial of."""
+    of_sweep = {entry.label.split(": ")[0]} if entry.trials else set()
+    return {entry.label, entry.run.name, *(fold.label for fold in entry.folds), *of_sweep}
+
+
+def _ids(entry: Entry) -> list[str]:
+    return [run.id for one in (entry, *entry.folds) for run in (one.run, *one.sources)]
+
+
+def _checked_folder(output: str | Path) -> Path:
+    """The folder for what is written, in a place where that is possible: said before the work, not after it."""
+    folder = Path(output)
+    try:
+        place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    except OSError as error:
+        raise InputError(
+            f"there can be no such folder: {error.strerror}", file=output, remedy="give another"
+        ) from error
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "no folder" if not place.is_dir() else "no place to write to"
+        raise InputError(f"{place} is {why}", file=output, remedy="give another folder with --output")
+    return folder
 
 
 def _check_metric(entries: Sequence[Entry], metric: Metric) -> None:
     known = dict.fromkeys(name for entry in entries for scores in entry.scores.values() for name in scores)
     if metric.column not in known:
         raise InputError(f"no run has scores '{metric.column}'", remedy=did_you_mean(metric.column, known))
+    if all(math.isnan(entry.mean(metric.column)) for entry in entries):
+        raise InputError(f"'{metric.column}' is n/a in every case of every run", remedy="give another --metric")
 
 
 def _histories(store: Store, found: Comparison) -> Mapping[str, list[tuple[int, float]]]:

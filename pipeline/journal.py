@@ -23,6 +23,10 @@ STARTS_OVER_AT = 1 << 20  # bytes from which on a journal that holds no news is 
 MARK = "written"
 
 
+class BusyError(InputError):
+    """What a run leaves for its store is another process's to write."""
+
+
 class Entry(NamedTuple):
     """What is to be done in the store, and the offset in bytes where its line ends."""
 
@@ -152,7 +156,7 @@ def _open(file: Path | None) -> int:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise InputError("another process writes this journal", file=file, remedy="wait for it, or stop it") from None
+        raise BusyError("another process writes this journal", file=file, remedy="wait for it, or stop it") from None
     return descriptor
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import mlflow
 import numpy as np
 import torch
-from mlflow.entities import LoggedModel, LoggedModelStatus
+from mlflow.entities import LoggedModelStatus
 from mlflow.models import Model, ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
@@ -22,6 +23,7 @@ from monai.bundle import ConfigParser
 from pipeline.handlers.load_weights import load_weights
 from pipeline.journal import EXAMPLE
 from pipeline.run_folder import MODEL
+from pipeline.trust import check_config
 
 
 class Trained(NamedTuple):
@@ -33,13 +35,15 @@ class Trained(NamedTuple):
 
 def trained_in(folder: Path) -> Trained:
     """Return the network that a run's folder describes, with its best weights, and the example kept beside it."""
-    parser = ConfigParser(ConfigParser.load_config_file(str(folder / "configs" / "inference.json")))
+    file = folder / "configs" / "inference.json"
+    parser = ConfigParser(ConfigParser.load_config_file(str(file)))
+    check_config(parser, file)  # a folder that `sync` is given may come from anywhere
     network = load_weights(folder / MODEL, parser.get_parsed_content("network_def"))
     return Trained(network.cpu().eval(), np.load(folder / EXAMPLE))
 
 
-def log_model(client: MlflowClient, uri: str, experiment_id: str, run_id: str, trained: Trained, key: str) -> None:
-    """Keep a network as an MLflow model that `mlflow.pytorch.load_model` gives back.
+def log_model(client: MlflowClient, uri: str, experiment_id: str, run_id: str, trained: Trained) -> None:
+    """Keep a network as an MLflow model that `mlflow.pytorch.load_model` gives back; the same weights once a run.
 
     Args:
         client: of the store.
@@ -47,13 +51,11 @@ def log_model(client: MlflowClient, uri: str, experiment_id: str, run_id: str, t
         experiment_id: of the run.
         run_id: which run trained it.
         trained: the network.
-        key: tells this model from others of the run: one that the store has already is not written again.
     """
-    entry = _begun(client, experiment_id, run_id, key) or client.create_logged_model(
-        experiment_id, "model", source_run_id=run_id, tags={"journal": key}
-    )
-    if entry.status == LoggedModelStatus.READY:
+    weights = weights_digest(trained.network)
+    if _is_there(client, experiment_id, run_id, weights):
         return
+    entry = client.create_logged_model(experiment_id, "model", source_run_id=run_id, tags={"weights": weights})
     with _as_global_store(uri), warnings.catch_warnings():
         # torch.export, reading back what it wrote.
         warnings.filterwarnings("ignore", "No complete tensor found in the group")
@@ -69,10 +71,26 @@ def log_model(client: MlflowClient, uri: str, experiment_id: str, run_id: str, t
         )
 
 
-def _begun(client: MlflowClient, experiment_id: str, run_id: str, key: str) -> LoggedModel | None:
-    """Return what an attempt has begun that did not live to hear of it."""
+def weights_digest(network: torch.nn.Module) -> str:
+    """Return the SHA-256 of a network's weights and their names, in hexadecimal digits."""
+    found = hashlib.sha256()
+    for name, weights in network.state_dict().items():
+        found.update(f"{name} {weights.dtype} {tuple(weights.shape)}\n".encode())
+        found.update(weights.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _is_there(client: MlflowClient, experiment_id: str, run_id: str, weights: str) -> bool:
+    """Return whether a run has these weights as a model; what an attempt that was cut short has left is deleted.
+
+    Such a remnant cannot be completed: the run names it already, and may do so once.
+    """
     found = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
-    return next((model for model in found if model.tags.get("journal") == key), None)
+    same = [model for model in found if model.tags.get("weights") == weights]
+    for model in same:
+        if model.status != LoggedModelStatus.READY:
+            client.delete_logged_model(model.model_id)
+    return any(model.status == LoggedModelStatus.READY for model in same)
 
 
 def _any_size(example: np.ndarray) -> ModelSignature:

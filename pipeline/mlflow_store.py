@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.tracking import SEARCH_MAX_RESULTS_THRESHOLD
 from mlflow.tracking import MlflowClient
 from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.rest_utils import http_request
 
 from pipeline.errors import InputError
@@ -31,6 +32,8 @@ BATCH = 100  # parameters or tags that MLflow takes in one call
 OPEN_WITHIN = 10  # seconds in which a server must have opened a run
 ANSWER_WITHIN = 4  # seconds in which a server must answer a question
 DIGEST = 32  # characters of a data list's SHA-256 that MLflow shows; it takes 36
+KEY = "journal"  # the tag that tells a run from all others
+PARENT = "journal.parent"  # the tag of a run that names the key of the one it stands beneath
 
 
 class Last(NamedTuple):
@@ -55,9 +58,9 @@ class Opening(NamedTuple):
     Args:
         experiment: the experiment's name.
         name: the run's name.
-        tags: of the run; those that name a data list put it among the run's inputs.
+        tags: of the run; those that name a data list put it among the run's inputs, `PARENT` puts it beneath another.
         params: of the run.
-        key: tells this opening from all others, so that a second attempt finds what the first has made.
+        key: tells this run from all others, so that a second attempt finds what the first has made.
         time: milliseconds since 1970 when the run began; without it, now.
     """
 
@@ -112,20 +115,16 @@ def open_run(
 
 
 def open_now(uri: str, opening: Opening, run_id: str | None = None) -> Opened:
-    """Open the run `run_id` again, or the one that an earlier attempt at this opening has made, or a new one."""
+    """Open the run `run_id` again, or the one of the opening's key, or a new one."""
     client, experiment_id = open_store(uri, opening.experiment)
     end_abandoned_runs(client, experiment_id)
     known = _find(client, run_id) if run_id else None
     if known is not None:
         _reopen(client, known, opening.tags, opening.params)
     else:
-        known = _made_before(client, experiment_id, opening.key) or client.create_run(
-            experiment_id, opening.time, {**opening.tags, **_key_tag(opening.key)}, opening.name
-        )
-        entries = [Param(key, value) for key, value in opening.params.items()]
-        for start in range(0, len(entries), BATCH):
-            client.log_batch(known.info.run_id, params=entries[start : start + BATCH])
+        known = _of_key(client, experiment_id, opening)
     _note_data(client, known.info.run_id, opening.tags)
+    _join_family(client, known, opening)
     return Opened(client, experiment_id, known.info.run_id, _lasts(known))
 
 
@@ -236,18 +235,37 @@ def _lasts(run: Run) -> dict[str, Last]:
     return {metric.key: Last(metric.step, metric.timestamp) for metric in run.data._metric_objs}
 
 
-def _key_tag(key: str | None) -> dict[str, str]:
-    return {} if key is None else {"journal": key}
+def _of_key(client: MlflowClient, experiment_id: str, opening: Opening) -> Run:
+    """Return a new run, or the one of this key, whose opener may have died before it had all its params."""
+    known = _search(client, experiment_id, KEY, opening.key)
+    tags = opening.tags if opening.key is None else {**opening.tags, KEY: opening.key}
+    run = known[0] if known else client.create_run(experiment_id, opening.time, tags, opening.name)
+    lacking = [Param(key, value) for key, value in opening.params.items() if key not in run.data.params]
+    for start in range(0, len(lacking), BATCH):
+        client.log_batch(run.info.run_id, params=lacking[start : start + BATCH])
+    if known:
+        _reopen(client, client.get_run(run.info.run_id), opening.tags, opening.params)
+    return run
 
 
-def _made_before(client: MlflowClient, experiment_id: str, key: str | None) -> Run | None:
-    """Return the run that an attempt has made which did not live to hear of it."""
-    if key is None:
-        return None
-    found = client.search_runs([experiment_id], f"tags.journal = '{key}'", max_results=1)
-    if found:
-        client.update_run(found[0].info.run_id, status="RUNNING")
-    return found[0] if found else None
+def _join_family(client: MlflowClient, run: Run, opening: Opening) -> None:
+    """Put a run beneath the one that it names, and above those that name it.
+
+    Of the two the one that is opened later sees to it: a server may have been down when the other began.
+    """
+    experiment_id, run_id = run.info.experiment_id, run.info.run_id
+    for parent in _search(client, experiment_id, KEY, opening.tags.get(PARENT)):
+        client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent.info.run_id)
+    for child in _search(client, experiment_id, PARENT, opening.key):
+        if child.data.tags.get(MLFLOW_PARENT_RUN_ID) != run_id:
+            client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, run_id)
+
+
+def _search(client: MlflowClient, experiment_id: str, tag: str, value: str | None) -> list[Run]:
+    if value is None:
+        return []
+    words = f"tags.`{tag}` = '{value}'"
+    return list(client.search_runs([experiment_id], words, max_results=SEARCH_MAX_RESULTS_THRESHOLD))
 
 
 def _note_data(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:

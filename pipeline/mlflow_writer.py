@@ -115,7 +115,7 @@ class MLflowWriter:
     def _model(self, run: Opened, content: Content) -> None:
         try:
             trained = self.models.get(content["time"]) or trained_in(self.folder or Path())
-            log_model(run.client, self.uri, run.experiment_id, run.run_id, trained, str(content["time"]))
+            log_model(run.client, self.uri, run.experiment_id, run.run_id, trained)
         except Exception as error:  # a network that cannot be exported is still there as the bundle's model.pt
             self._failures += self.answers()
             if isinstance(error, MlflowException | OSError) and self._failures < MODEL_ATTEMPTS:

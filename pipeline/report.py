@@ -6,12 +6,14 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
@@ -30,6 +32,8 @@ Array = NDArray[Any]
 Row = Mapping[str, Any]
 
 OVERALL = "all classes"
+CLOCKS = ("time", "time in epochs")  # the latter without what stands before and after them
+NO_SETTINGS = ("run_name", "resume")  # they only say which run to continue
 
 
 def write_report(
@@ -83,22 +87,30 @@ def write_report(
 
 def changed_settings(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a row for each leaf of the config that the bundle's own lacks or has another value for, and vice versa."""
-    ours, theirs = flatten(config), flatten(defaults)
+    ours, theirs = flatten(_as_it_runs(config)), flatten(_as_it_runs(defaults))
     rows = []
     for name in {**theirs, **ours}:
-        if name not in ours or name not in theirs or _meant(ours[name]) != _meant(theirs[name]):
+        if name not in ours or name not in theirs or ours[name] != theirs[name]:
             own, other = (str(leaves.get(name, "–")) for leaves in (ours, theirs))
             rows.append({"setting": name, "this run": own, "the bundle's own": other})
     return rows
 
 
-def _meant(value: Any) -> Any:
-    """A leaf as MONAI keeps it while a config runs: `@train#dataset` of the file has become `@train::dataset`."""
-    return value.replace("#", "::") if isinstance(value, str) else value
+def _as_it_runs(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as MONAI runs it: `@train#dataset` is `@train::dataset`, `%training` what stands there."""
+    parser = ConfigParser(deepcopy(dict(config)))
+    parser.resolve_macro_and_relative_ids()
+    return {key: value for key, value in parser.get().items() if key not in (ConfigParser.meta_key, *NO_SETTINGS)}
 
 
-def origin_facts(tags: Mapping[str, Any], seconds: float | None = None) -> dict[str, str]:
-    """Return what a reader wants to know of a result's origin, from the tags of its run (`mlflow_run.origin`)."""
+def origin_facts(tags: Mapping[str, Any], seconds: float | None = None, clock: str = "time") -> dict[str, str]:
+    """Return what a reader wants to know of a result's origin.
+
+    Args:
+        tags: of its run (`mlflow_run.origin`).
+        seconds: that it took.
+        clock: what these seconds are, one of `CLOCKS`.
+    """
     commit, dirty = tags.get("mlflow.source.git.commit"), tags.get("git.dirty") == "true"
     code = f"unet-pipeline {tags.get('pipeline.version', '')}"
     code += f", commit {commit[:12]}{' with changes of its own' if dirty else ''}" if commit else ""
@@ -114,7 +126,8 @@ def origin_facts(tags: Mapping[str, Any], seconds: float | None = None) -> dict[
         "device": _device(tags.get("device", "cpu")),
         "command": tags.get("mlflow.source.name", ""),
         "seed": tags.get("seed", ""),
-        "time": "" if seconds is None else _duration(seconds),
+        clock: "" if seconds is None else _duration(seconds),
+        "pruned": f"after epoch {tags['pruned']}: the trial was not worth more" if tags.get("pruned") else "",
     }
     return {name: value for name, value in found.items() if value}
 
@@ -179,7 +192,7 @@ def _result(
     bounds = f", 95% interval {key.low:.3f} to {key.high:.3f}" if math.isfinite(key.low) else ""
     tiles = {f"mean Dice{bounds}": _rounded(key.mean), f"{split} cases": str(len(cases))}
     tiles |= {"epochs": str(len(history))} if history else {}
-    tiles |= {"time": str(facts["time"])} if "time" in facts else {}
+    tiles |= {name: str(facts[name]) for name in CLOCKS if name in facts}
     of_classes, others = _score_tables(cases, stack)
     parts = [pages.glance(tiles)]
     if of_classes:

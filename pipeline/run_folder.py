@@ -14,6 +14,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 from pipeline.errors import InputError
+from pipeline.journal import NAME
 from pipeline.volumes.atomic import atomic_write_text
 
 CHECKPOINT = Path("checkpoints", "last.pt")
@@ -165,7 +166,7 @@ def _refuse_taken(folder: Path) -> None:
     taken = f"the run '{folder}' exists, and a run is never overwritten"
     if (folder / CHECKPOINT).exists():
         raise InputError(taken, remedy="give another --run_name, or continue it with --resume true")
-    is_empty = folder.is_dir() and not {file.name for file in folder.iterdir()} - {".lock"}
+    is_empty = folder.is_dir() and not {file.name for file in folder.iterdir()} - {".lock", NAME}
     if (folder / MODEL).exists() or not (is_empty or _is_run(folder)):
         raise InputError(taken, remedy=f"give another --run_name, or delete '{folder}'")
 

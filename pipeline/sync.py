@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError
 from pipeline.feeder import Feeder
-from pipeline.journal import NAME, Journal
+from pipeline.journal import NAME, BusyError, Journal
 from pipeline.mlflow_store import find_again, first_line, store_refuses
 from pipeline.mlflow_writer import MLflowWriter
 from pipeline.run_folder import read_facts
@@ -51,7 +51,7 @@ def sync(runs: Sequence[str | Path] = (), uri: str | None = None, output_dir: st
                 for journal in journals:
                     done.append(_write(journal, folder, uri))
                     print("{0.journal}: {0.entries} entries to run {0.run_id} at {0.uri}: {0.status}".format(done[-1]))
-        except _BusyError as error:
+        except BusyError as error:
             if runs:
                 failed.append(error)
             else:
@@ -65,10 +65,6 @@ def sync(runs: Sequence[str | Path] = (), uri: str | None = None, output_dir: st
     if not done:
         print("MLflow has everything already")
     return done
-
-
-class _BusyError(InputError):
-    """A run's folder is another process's."""
 
 
 def _found(places: Sequence[str | Path]) -> dict[Path, list[Path]]:
@@ -95,7 +91,7 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         reason = f"the run '{folder}' is being trained or synced by another process"
-        raise _BusyError(reason, remedy="wait for it: a training writes by itself what its server has missed") from None
+        raise BusyError(reason, remedy="wait for it: a training writes by itself what its server has missed") from None
     try:
         yield
     finally:

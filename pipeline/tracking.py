@@ -50,6 +50,7 @@ class Tracking:
         self.experiment, self.system_metrics_every = experiment, system_metrics_every
         self._feeder: Feeder | None = None
         self._writer: MLflowWriter | None = None
+        self._system: SystemMetrics | None = None
 
     @property
     def run_id(self) -> str | None:
@@ -69,6 +70,7 @@ class Tracking:
         params: Mapping[str, Any] | None = None,
         folder: Path | None = None,
         resume: bool = False,
+        key: str | None = None,
     ) -> str | None:
         """Open a new run, or the run `run_id` again; return its id, None where a server does not answer.
 
@@ -83,6 +85,7 @@ class Tracking:
             folder: the run's own, which one process writes at a time: `mlflow.journal` in it keeps what a server has
                 not taken, be it from the start on. Without a folder, a run that no server opens is not tracked.
             resume: what an earlier process has left in the journal is of this run.
+            key: of a run with a folder, by which the store finds it again where no `run_id` is known; else a new one.
         """
         entries = {legal(key): str(value)[:LONGEST_VALUE] for key, value in (params or {}).items()}
         if folder is None:
@@ -96,9 +99,8 @@ class Tracking:
             self._begin(journal, MLflowWriter(self.uri, folder, journal.facts.get("run_id") or run_id))
             own = {key: str(value) for key, value in {**tags, **this_process()}.items()}
             opening = {"experiment": self.experiment, "name": name, "tags": own, "params": entries}
-            self._put("open", **opening, uri=absolute(self.uri), key=uuid.uuid4().hex)
+            self._put("open", **opening, uri=absolute(self.uri), key=key or uuid.uuid4().hex)
             self._wait_for_store(is_new)
-        self._system = None
         if self.system_metrics_every:
             self._system = SystemMetrics(self.metrics, self.system_metrics_every)
         return self.run_id
@@ -152,7 +154,17 @@ class Tracking:
             self._system.stop()
         self._put("end", status=status)
         feeder, self._feeder = self._feeder, None
-        lacking = feeder.close(self._patience(status))
+        try:
+            feeder.close(self._patience(status))
+        except BaseException:  # the user, or SIGTERM: the run is closed all the same, in less time
+            feeder.close(self._patience("KILLED"))
+            raise
+        finally:
+            is_kept = self._leave(feeder.close(lambda: False, look_every=0))
+        return is_kept
+
+    def _leave(self, lacking: int) -> bool:
+        """Let go of the journal, say what the store lacks, and return whether all of that waits in the journal."""
         kept = self._journal.count if self._journal.file else 0
         if kept:
             words = "MLflow at %s lacks %d entries of this run, which wait in its folder; to write them: %s"
@@ -174,13 +186,12 @@ class Tracking:
 
     def _wait_for_store(self, is_new: bool) -> None:
         """Wait for a server as long as is bearable; a file that cannot be opened raises."""
-        feeder, self._feeder = self._feeder, None
-        assert feeder is not None
-        if not feeder.flush(OPEN_WITHIN if is_remote(self.uri) else None) and not is_remote(self.uri):
+        assert self._feeder is not None
+        if not self._feeder.flush(OPEN_WITHIN if is_remote(self.uri) else None) and not is_remote(self.uri):
+            feeder, self._feeder = self._feeder, None
             feeder.close(lambda: False, look_every=0)
             self._journal.delete() if is_new else self._journal.close()
             raise store_refuses(self.uri, feeder.reason)
-        self._feeder = feeder
 
     def _patience(self, status: str) -> Callable[[], bool]:
         """Return a question whether the store is still worth waiting for."""

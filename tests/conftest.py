@@ -9,7 +9,9 @@ import matplotlib
 import pytest
 import torch
 from discs import UNET, small_training, write_discs
+from mlflow.tracking import MlflowClient
 from monai.bundle import ConfigWorkflow
+from servers import MLflowServer
 
 from pipeline.errors import find_input_error
 from pipeline.mlflow_store import open_store
@@ -50,6 +52,18 @@ def empty_store(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     open_store(f"sqlite:///{file}", "discs")
     return file
+
+
+@pytest.fixture
+def mlflow_server(tmp_path, empty_store, monkeypatch):
+    """A tracking server that a test starts, and may kill and start again."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # else MLflow looks again after a minute only
+    shutil.copyfile(empty_store, tmp_path / "server.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/server.db")
+    client.rename_experiment(client.get_experiment_by_name("discs").experiment_id, "of the proxy's own making")
+    made = MLflowServer(tmp_path)
+    yield made
+    made.kill()
 
 
 @pytest.fixture

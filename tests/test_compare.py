@@ -128,7 +128,7 @@ def test_of_another_data_list_only_the_same_files_are_compared(store, tmp_path, 
     said = " ".join(capsys.readouterr().out.split())
     assert "'new labels': other data list (eeeeeeee instead of dddddddd): 6 of 16 cases" in said
     assert "'lost list': other data list (ffffffff instead of dddddddd), and the lists themselves are not kept" in said
-    assert "'no digest': no data list is recorded" in said
+    assert "'no digest': what the files held is not recorded, here or for the baseline, and no data list" in said
 
 
 def test_cases_without_a_score_are_left_out_by_pairs_and_counted(store, tmp_path, capsys):
@@ -276,8 +276,173 @@ def test_runs_without_scores_are_named(store, tmp_path, capsys):
     assert "no scores of the validation split (evaluation/validation/cases.csv): empty" in " ".join(
         capsys.readouterr().out.split()
     )
-    with pytest.raises(InputError, match="no run here has scores of the validation split"):
+    reason = r"no run here has scores of the validation split; left out, no scores of .*cases.csv\): empty"
+    with pytest.raises(InputError, match=reason):
         compare(runs=["empty"], output=tmp_path / "out")
+
+
+def test_labels_that_were_changed_under_the_same_list_are_no_worse_network(store, tmp_path, capsys):
+    first, redone = dict.fromkeys(CASES, "0" * 16), dict.fromkeys(CASES[:9], "1" * 16)
+    made_run(store, "cells", "plain", BASE, contents=first)
+    made_run(store, "cells", "all new", shifted(-0.3), contents="1" * 16)
+    made_run(store, "cells", "some new", shifted(-0.3), contents={**first, **redone})
+    found = compare(output=tmp_path / "out")
+    assert verdicts(found) == {"plain": "baseline", "some new": "worse", "all new": "not comparable"}
+    assert {row.label: row.common for row in found.rows}["some new"] == tuple(CASES[9:])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "'some new': other data than the baseline's in 9 of 16 cases of one name: case_00, case_01" in said
+    assert "compared on the 7 cases" in said
+    assert "'all new': not comparable: no case in common with the baseline on the same data" in said
+
+
+def test_folds_of_changed_data_are_not_one_row(store, tmp_path):
+    for fold, data in enumerate(("as it was", "as it was", "changed")):
+        part = {case: BASE[case] for case in CASES[fold::3]}
+        made_run(store, "cells", f"plain-{fold}", part, params={"fold": fold}, tags={"data.digest": data})
+    found = compare(output=tmp_path / "out")
+    assert verdicts(found) == {"plain-0 (2 folds)": "baseline", "plain-2": "not comparable"}
+
+
+def test_why_nothing_can_be_compared(store, tmp_path):
+    key = made_run(store, "cells", "plain", BASE, params={"lr": 1})
+    with pytest.raises(InputError, match=r"no finished run of the experiment 'cells' fits the filter params.lr = '7'"):
+        compare(filter_="params.lr = '7'", output=tmp_path / "out")
+    with pytest.raises(InputError, match="no evaluation of the test split of the experiment 'cells'"):
+        compare(split="test", output=tmp_path / "out")
+    with pytest.raises(InputError, match="--most 0 leaves no run to compare"):
+        compare(most=0, output=tmp_path / "out")
+    files = next(tmp_path.glob(f"mlruns/*/{key}"))
+    files.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"no run here has scores of .*: plain") as caught:
+        compare(output=tmp_path / "out")
+    assert f"its files are gone from {files.parent}" in str(caught.value)
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_work(store, tmp_path, monkeypatch):
+    made_run(store, "cells", "plain", BASE)
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("pipeline.compare.Store", None)  # nothing is asked
+    for place in ("file", "file/below", "x" * 300):
+        for verb in (compare, leaderboard):
+            with pytest.raises(InputError, match=r"no folder|no such folder"):
+                verb(output=tmp_path / place)
+    assert (tmp_path / "file").read_text() == "mine"
+    monkeypatch.setattr("os.access", lambda *place: False)
+    with pytest.raises(InputError, match="no place to write to"):
+        compare(output=tmp_path / "out")
+
+
+def test_a_store_of_files_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="the MLflow store"):
+        compare(uri=(tmp_path / "mlruns").as_uri(), output=tmp_path / "out")
+
+
+def test_a_fold_means_the_row_that_it_is_part_of(store, tmp_path, capsys):
+    for name, by in (("plain", 0), ("long", 0.03)):
+        for fold in range(2):
+            part = {case: shifted(by)[case] for case in CASES[fold::2]}
+            made_run(store, "cells", f"{name}-{fold}", part, params={"fold": fold, "kind": name})
+    found = compare(baseline="plain-1", output=tmp_path / "out")
+    assert verdicts(found) == {"long-0 (2 folds)": "better", "plain-0 (2 folds)": "baseline"}
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the baseline is plain-0 (2 folds), with all folds of the variant that 'plain-1' is of" in said
+
+
+def test_of_two_runs_of_one_name_the_newest_is_the_baseline_and_that_is_said(store, tmp_path, capsys):
+    ids = [made_run(store, "cells", "twin", shifted(0.01 * n, seed=n)) for n in range(2)]
+    assert compare(baseline="twin", output=tmp_path / "out").baseline.entry.run.id == ids[1]
+    assert f"2 runs are called 'twin': the newest counts ({ids[1][:8]})" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_baseline_has_the_score(store, tmp_path, capsys):
+    made_run(store, "cells", "older", BASE)
+    for name, by in (("plain", 0), ("long", 0.1)):
+        rows = {case: {"mean_dice": s, "seg": s + by} for case, s in shifted(by).items()}
+        made_run(store, "cells", name, rows)
+    found = compare(metric="seg", output=tmp_path / "out")
+    assert verdicts(found) == {"long": "better", "plain": "baseline", "older": "not comparable"}
+    assert "the baseline is the oldest run with this score, plain" in capsys.readouterr().out
+    assert compare(runs=["older", "long"], metric="seg", output=tmp_path / "out").baseline.label == "long"
+    with pytest.raises(InputError, match="the baseline 'older' has no score 'seg'"):
+        compare(metric="seg", baseline="older", output=tmp_path / "out")
+
+
+def test_a_score_that_is_n_a_everywhere_is_said(store, tmp_path):
+    made_run(store, "cells", "plain", {case: {"mean_dice": 0.5, "seg": float("nan")} for case in CASES})
+    with pytest.raises(InputError, match="'seg' is n/a in every case of every run"):
+        compare(metric="seg", output=tmp_path / "out")
+
+
+def test_a_baseline_from_elsewhere_has_to_have_scores(store, tmp_path):
+    made_run(store, "other", "far", shifted(0.01))
+    made_run(store, "other", "empty")
+    made_run(store, "cells", "plain", BASE)
+    assert verdicts(compare("cells", baseline="far", output=tmp_path / "out"))["far"] == "baseline"
+    with pytest.raises(InputError, match="the baseline 'empty' is left out: no scores of the validation split"):
+        compare("cells", baseline="empty", output=tmp_path / "out")
+
+
+def test_the_best_trial_as_baseline_says_that_it_was_chosen_on_these_cases(store, tmp_path, capsys):
+    sweep = made_run(store, "cells", "sweep")
+    for number, by in enumerate((0.01, 0.04, -0.02)):
+        made_run(store, "cells", f"trial {number}", shifted(by), parent=sweep, params={"lr": number})
+    assert compare(runs=["sweep"], output=tmp_path / "out").baseline.label == "trial 1"
+    named = compare(runs=["sweep"], baseline="sweep", output=tmp_path / "out")
+    assert named.baseline.label == "trial 1"
+    assert len(named.rows) == 3, "no trial is compared with itself"
+    said = " ".join(capsys.readouterr().out.split())
+    assert "'trial 1': the best of 3 trials of 'sweep', chosen on these cases" in said
+    assert "the baseline is the first run that was named, trial 1" in said
+
+
+def test_a_damaged_table_does_not_end_the_comparison_of_the_others(store, tmp_path, capsys):
+    made_run(store, "cells", "plain", BASE)
+    key = made_run(store, "cells", "broken", BASE)
+    next(tmp_path.glob(f"mlruns/*/{key}/artifacts/evaluation/validation/cases.csv")).write_text("case,mean_dice\na,b\n")
+    assert set(verdicts(compare(output=tmp_path / "out"))) == {"plain"}
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "left out, its table of cases is damaged (ValueError: could not convert string to float: 'b'): broken" in said
+    )
+
+
+def test_odd_names_are_columns_and_texts_like_any_other(store, tmp_path, with_page):
+    names = ["case", "run", "setting", "$lr=1$ \\frac{", "細胞"]
+    for number, name in enumerate(names):
+        settings = {"run": number, "case": number % 2, "verdict": number % 3}
+        made_run(
+            store, "cells", name, shifted(0.01 * number, seed=number), params=settings, history=[("mean_dice", 1, 0.5)]
+        )
+    compare(baseline="case", output=tmp_path / "out")
+    header, first, *_ = csv.reader(io.StringIO((tmp_path / "out" / "cases.csv").read_text()))
+    assert sorted(header) == sorted(["case", *names])
+    assert first[0] == "case_00"
+    assert float(first[header.index("case", 1)]) == pytest.approx(shifted(0)["case_00"])
+    rows = {row["run"]: row for row in read(tmp_path / "out", "comparison.csv")}
+    assert [rows[name]["params.run"] for name in names] == list("01234")
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "$lr=1$ \\frac{" in page
+    assert ">run (setting)</button>" in page
+
+
+def test_six_runs_of_which_two_are_better_on_purpose(store, tmp_path):
+    """Three variants with two seeds each, as `docs/comparison.py` trains them: another seed moves a mean a little."""
+    for number, name in enumerate(("default", "fewer-flips", "longer")):
+        for seed in range(2):
+            luck = np.random.default_rng([number, seed]).normal(0, 0.002)
+            moved = shifted(luck + (0.03 if name == "longer" else 0), seed=10 * number + seed)
+            params = {
+                "seed": seed,
+                "flips": 0.4 if name == "fewer-flips" else 0.5,
+                "epochs": 18 if name == "longer" else 6,
+            }
+            made_run(store, "cells", f"{name}-{seed}", moved, params=params, contents="0" * 16)
+    found = compare(baseline="default-0", output=tmp_path / "out")
+    better = {name for name, verdict in verdicts(found).items() if verdict == "better"}
+    assert better == {"longer-0", "longer-1"}
+    assert "worse" not in verdicts(found).values()
+    assert (found.seeds.variants, found.seeds.runs) == (3, 6)
+    assert [column.key for column in found.columns] == ["seed", "flips", "epochs"]
 
 
 def test_two_runs_of_one_name_are_told_apart(store, tmp_path):
@@ -305,5 +470,16 @@ def test_the_leaderboard_has_the_best_run_of_every_data_list(store, tmp_path, ca
     assert "git checkout 0123456789ab" in said
     assert re.search(rf"monai.bundle run training --config_file \S*{best}/artifacts/bundle/configs/train.json", said)
     assert [row["best run"] for row in read(tmp_path / "out", "leaderboard.csv")] == ["long", "new list", "only"]
+    assert "rows of one list" not in said
     with pytest.raises(InputError, match="no finished run has a score 'test/mean_dice'"):
         leaderboard(split="test")
+
+
+def test_folds_have_rows_of_their_own_on_the_leaderboard(store, tmp_path, capsys):
+    for fold in range(2):
+        part = {case: BASE[case] for case in CASES[fold::2]}
+        made_run(store, "cells", f"run-{fold}", part, params={"fold": fold, "kind": fold})
+    leaderboard(output=tmp_path / "out")
+    assert "rows of one list are of other cases" in " ".join(capsys.readouterr().out.split())
+    rows = read(tmp_path / "out", "leaderboard.csv")
+    assert [(row["best run"], row["fold"], row["cases"]) for row in rows] == [("run-0", "0", "8"), ("run-1", "1", "8")]

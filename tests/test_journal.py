@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from pipeline import journal as journals
-from pipeline.errors import InputError
 from pipeline.journal import Journal
 
 
@@ -131,7 +130,7 @@ def test_one_process_writes_at_a_time(file):
     held = filled(file, 1)
     command = [sys.executable, "-c", script, str(file)]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert f"{InputError.__name__}: file '{file}': another process writes this journal" in refused.stderr
+    assert f"BusyError: file '{file}': another process writes this journal" in refused.stderr
     held.close()
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 

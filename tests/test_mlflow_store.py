@@ -13,7 +13,7 @@ from servers import absent, running, silent
 
 from pipeline import mlflow_store
 from pipeline.errors import InputError
-from pipeline.mlflow_store import answers, end_abandoned_runs, open_run, open_store
+from pipeline.mlflow_store import PARENT, Opening, answers, end_abandoned_runs, open_now, open_run, open_store
 from pipeline.tracking import Tracking
 
 START_ONE = """
@@ -108,6 +108,30 @@ def test_a_run_opened_again_forgets_its_error_and_says_which_params_changed(made
 def test_a_run_that_the_store_does_not_know_is_a_new_one(made_store):
     found = opened(made_store, "0" * 32, rate="1")
     assert found.client.get_run(found.run_id).data.params == {"rate": "1"}
+
+
+def opened_by_key(uri, key, tags=(), **params):
+    return open_now(uri, Opening("tests", key, dict(tags), params, key))
+
+
+@pytest.mark.parametrize("order", [("above", "below"), ("below", "above")])
+def test_a_run_and_the_one_above_it_find_each_other_whichever_comes_first(made_store, order):
+    keys = {name: f"{name} in {'-'.join(order)}" for name in order}
+    tags = {"above": {}, "below": {PARENT: keys["above"]}}
+    ids = {name: opened_by_key(made_store, keys[name], tags[name]).run_id for name in order}
+    client = MlflowClient(made_store)
+    assert client.get_run(ids["below"]).data.tags["mlflow.parentRunId"] == ids["above"]
+    assert "mlflow.parentRunId" not in client.get_run(ids["above"]).data.tags
+
+
+def test_a_run_is_found_again_by_its_key(made_store):
+    first = opened_by_key(made_store, "known", trials="2")
+    first.client.set_terminated(first.run_id, "KILLED")
+    again = opened_by_key(made_store, "known", trials="3", folds="[]")
+    assert again.run_id == first.run_id
+    run = again.client.get_run(first.run_id)
+    assert (run.info.status, run.data.tags["resumed.trials"]) == ("RUNNING", "3")
+    assert run.data.params == {"trials": "2", "folds": "[]"}, "what a killed opening had not come to is written"
 
 
 def test_a_file_that_cannot_be_opened_is_an_error_of_one_line(tmp_path):

@@ -2,12 +2,16 @@
 
 import math
 import re
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
+from discs import UNET
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
+from pipeline import settings
 from pipeline.pages.viewer import ViewerVolume
 from pipeline.report import ExtremeVolumes, changed_settings, origin_facts, write_report
 
@@ -80,6 +84,7 @@ def test_what_ran(tmp_path):
     assert table(text, "all settings") == [{"setting": "a/b", "value": "1"}]
     assert "<dt>device</dt><dd>cpu</dd>" in text
     assert "<b>3 s</b><span>time</span>" in text
+    assert "<b>4 s</b><span>time in epochs</span>" in written(tmp_path, facts={"time in epochs": "4 s"})
     assert "All settings are the bundle" in written(tmp_path, changes=[])
     assert "All settings are the bundle" not in written(tmp_path)
 
@@ -116,8 +121,20 @@ def test_only_leaves_that_differ_are_settings_that_differ():
     assert changed_settings(defaults, defaults) == []
 
 
-def test_a_reference_is_the_same_in_the_file_and_while_it_runs():
-    assert changed_settings({"data": "@train::dataset"}, {"data": "@train#dataset"}) == []
+def test_what_nobody_changed_is_the_same_in_the_file_and_while_it_runs():
+    own = ConfigParser.load_config_file(str(UNET / "configs" / "train.json"))
+    running = ConfigParser(deepcopy(own))
+    running.parse()
+    config = {**settings.of(running), "run_name": "mine", "resume": True}
+    assert changed_settings(config, own) == []
+    changed = {"setting": "batch_size", "this run": "7", "the bundle's own": str(own["batch_size"])}
+    assert changed_settings({**config, "batch_size": 7}, own) == [changed]
+
+
+def test_a_reference_in_a_list_and_a_macro_are_what_they_stand_for():
+    file = {"training": ["$@train#trainer.run()"], "run": "%training"}
+    runs = {"training": ["$@train::trainer.run()"], "run": ["$@train::trainer.run()"]}
+    assert changed_settings(runs, file) == []
 
 
 def test_where_a_result_comes_from():
@@ -129,6 +146,9 @@ def test_where_a_result_comes_from():
     assert (found["bundle"], found["data list"], found["its SHA-256"]) == ("unet 1", "cells.json", "ab12")
     assert found["time"] == "3 min 20 s"
     assert "seed" not in found
+    assert "pruned" not in found
+    assert origin_facts({"pruned": 3})["pruned"] == "after epoch 3: the trial was not worth more"
+    assert origin_facts({}, 200, "time in epochs") == {**origin_facts({}), "time in epochs": "3 min 20 s"}
     assert origin_facts({"pipeline.version": "0.1.0"})["code"] == "unet-pipeline 0.1.0"
 
 

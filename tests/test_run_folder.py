@@ -54,6 +54,12 @@ def test_a_run_stopped_before_its_first_checkpoint_gives_its_name_back(tmp_path)
     assert {file.name for file in again.path.iterdir()} == {".lock", "run.json", "notes.txt"}
 
 
+def test_a_folder_that_holds_only_a_journal_is_free(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "mlflow.journal").touch()  # of a sweep that was killed as it noted why this trial had failed
+    assert RunFolder(tmp_path, "a").path == tmp_path / "a"
+
+
 def test_a_folder_that_holds_a_model_or_anything_else_is_refused_and_left_alone(tmp_path):
     with_model = RunFolder(tmp_path, "a")
     with_model.best_model.parent.mkdir()

@@ -2,14 +2,10 @@
 
 import functools
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 
 import pytest
 from discs import UNET, small_training
@@ -162,6 +158,23 @@ def test_without_names_all_runs_are_written_but_those_still_training(tmp_path, u
     assert [synced.journal.parent.name for synced in sync([training.path], uri)] == ["busy"]
 
 
+HOLD = "import pathlib, sys, time; from pipeline.journal import Journal; j = Journal(pathlib.Path(sys.argv[1]));"
+
+
+def test_a_run_whose_journal_is_being_written_is_left_out(tmp_path, uri, capsys):
+    journal = tmp_path / "mlflow.journal"  # of a sweep's trial, whose folds are trained in other folders
+    command = [sys.executable, "-c", HOLD + "print('held', flush=True); time.sleep(60)", str(journal)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            assert sync(uri=uri, output_dir=tmp_path) == []
+            with pytest.raises(InputError, match="another process writes this journal"):
+                sync([tmp_path], uri)
+        finally:
+            holder.kill()
+    assert f"left out: file '{journal}': another process writes this journal" in capsys.readouterr().out
+
+
 def test_what_was_set_aside_is_a_run_of_its_own(tmp_path, uri, in_haste):
     folder = journaled(tmp_path / "a", absent())
     (folder / "mlflow.journal").rename(folder / "mlflow-1.journal")
@@ -195,49 +208,6 @@ def test_mistakes_are_told_in_one_line(tmp_path, uri, in_haste):
 # --- with a server, trained in earnest ------------------------------------------------------------------------------
 
 
-class MLflowServer:
-    """`mlflow server` on SQLite, with artifacts by its proxy; can be killed and started again."""
-
-    def __init__(self, folder):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-        self.folder, self.uri, self.process = folder, f"http://127.0.0.1:{port}", None
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
-        self.command = [*command, "--artifacts-destination", str(folder / "artifacts")]
-
-    def start(self):
-        own = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self.folder / "server.log").open("a") as log:
-            self.process = subprocess.Popen(
-                self.command, env=os.environ | own, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline:
-            try:
-                return urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
-            except OSError:
-                time.sleep(0.1)
-        raise TimeoutError((self.folder / "server.log").read_text())
-
-    def kill(self):
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-        self.process = None
-
-
-@pytest.fixture
-def server(tmp_path, empty_store, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # else MLflow looks again after a minute only
-    shutil.copyfile(empty_store, tmp_path / "server.db")
-    client = MlflowClient(f"sqlite:///{tmp_path}/server.db")
-    client.rename_experiment(client.get_experiment_by_name("discs").experiment_id, "of the proxy's own making")
-    made = MLflowServer(tmp_path)
-    yield made
-    made.kill()
-
-
 def acting(monkeypatch, at):
     """Let something happen after an epoch's end, before it is tracked: {epoch: action}."""
     track = MLflowRun._epoch
@@ -253,8 +223,9 @@ def acting(monkeypatch, at):
 @pytest.mark.slow
 @pytest.mark.parametrize(("down_after", "up_after"), [(2, 4), (0, 2), (2, None)])
 def test_a_run_is_the_same_whenever_its_server_was_down(
-    server, run_bundle, tmp_path, monkeypatch, caplog, down_after, up_after
+    mlflow_server, run_bundle, tmp_path, monkeypatch, caplog, down_after, up_after
 ):
+    server = mlflow_server
     run_bundle("training", "train.json", epochs=EPOCHS, run_name="a", output_dir="whole")
     whole = contents(f"sqlite:///{tmp_path}/mlflow.db", read_facts(tmp_path / "whole" / "a")["mlflow_run_id"])
     if down_after > 0:

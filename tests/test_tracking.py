@@ -13,7 +13,9 @@ from mlflow.tracking import MlflowClient
 from servers import absent, running
 
 from pipeline.errors import InputError
+from pipeline.feeder import Feeder
 from pipeline.mlflow_store import open_store
+from pipeline.mlflow_writer import MLflowWriter
 from pipeline.tracking import Tracking
 
 SYNC = "python -m pipeline sync"
@@ -309,6 +311,37 @@ def test_a_run_told_to_stop_says_its_last_words_to_a_server_or_leaves(monkeypatc
         begin = time.monotonic()
         assert not tracking.end("KILLED")
         assert time.monotonic() - begin < 10
+
+
+def told_to_stop_while_it_ends(server, folder, monkeypatch):
+    """Let a run be told to stop by SIGTERM, which raises, when the server is at work on its last words."""
+    tracking, close = track(server.uri), Feeder.close
+    tracking.start("a", {}, folder=folder)
+
+    def close_and_be_stopped(feeder, is_worth_waiting, look_every=0.1):
+        monkeypatch.setattr(Feeder, "close", close)
+        raise SystemExit(143)
+
+    monkeypatch.setattr(Feeder, "close", close_and_be_stopped)
+    with pytest.raises(SystemExit, match="143"):
+        tracking.end()
+    assert tracking.end("KILLED"), "the handler of the crash has nothing left to do"
+
+
+def test_a_run_told_to_stop_while_it_ends_is_closed_all_the_same(tmp_path, monkeypatch):
+    with running() as server:
+        told_to_stop_while_it_ends(server, tmp_path, monkeypatch)
+        assert [body["status"] for body in server.sent("runs/update")] == ["FINISHED"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_left_of_a_run_told_to_stop_while_it_ends_waits_and_is_named(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("pipeline.tracking.KILLED_WITHIN", 0.1)
+    with running() as server:
+        monkeypatch.setattr(MLflowWriter, "_end", lambda *arguments: time.sleep(3))
+        told_to_stop_while_it_ends(server, tmp_path, monkeypatch)
+    assert f"lacks 1 entries of this run, which wait in its folder; to write them: {SYNC} {tmp_path}" in caplog.text
+    assert (tmp_path / "mlflow.journal").is_file()
 
 
 def test_the_default_store_is_where_mlflow_ui_looks(monkeypatch):

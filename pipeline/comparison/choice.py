@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from pipeline.comparison.entries import Entry, Reader
+from pipeline.comparison.entries import Entry, Left, Reader
 from pipeline.comparison.store import FINISHED, TOP, Store, TrackedRun
 from pipeline.errors import InputError
 
 SPLITS = {"val": "validation", "validation": "validation", "test": "test", "best": "validation"}
-LESS_IS_BETTER = ("error", "distance", "hd95", "loss")
+LESS_IS_BETTER = {"error", "distance", "hd95", "loss"}  # words of a measure's name
+MOST_TRIALS = 100  # of a sweep, each in a row of its own
+MOST_NAMES = 5  # in a sentence
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class Metric:
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether a larger score is a better one; not so for errors and distances."""
-        return not any(word in self.column for word in LESS_IS_BETTER)
+        """Whether a larger score is a better one; not so for errors and distances, of whatever class."""
+        return not LESS_IS_BETTER & set(self.column.split("/")[0].split("_"))
 
     @property
     def sign(self) -> int:
@@ -84,9 +87,9 @@ def choose_named(store: Store, metric: Metric, words: Sequence[str], experiment:
     known = store.experiments()
     runs, notes = store.named(words, [store.experiment(experiment)] if experiment else list(known))
     reader = Reader(store, metric.split, metric.column, metric.sign)
-    found, without = reader.entries(runs)
+    found, left = reader.entries(runs)
     notes += [f"'{run.name}' is not finished ({run.status})" for run in runs if run.status != "FINISHED"]
-    notes += [f"'{run.name}' is left out: {_lacks(metric)}" for run in without]
+    notes += _left_out(metric, found, left)
     names = sorted({known.get(run.experiment_id, "?") for run in runs})
     return Chosen(", ".join(names), unfolded(found), notes)
 
@@ -96,39 +99,52 @@ def choose_best(store: Store, metric: Metric, experiment: str | None, filter_: s
     key, name, notes = choose_experiment(store, experiment)
     words = [filter_] if filter_ else []
     words += [] if filter_ and "status" in filter_ else [FINISHED]
-    runs = best_first(store, metric, key, [*words, TOP] if metric.split == "validation" else words, most + 1)
+    runs = best_first(store, metric, [key], [*words, TOP] if metric.split == "validation" else words, most + 1)
+    if not runs:
+        wanted = "finished run" if metric.split == "validation" else f"evaluation of the {metric.split} split"
+        fits = f" fits the filter {filter_}" if filter_ else ""
+        raise InputError(
+            f"no {wanted} of the experiment '{name}'{fits}", remedy="give another --filter or --experiment"
+        )
     if len(runs) > most:
         notes.append(
             f"the best {most} of more runs by {metric.name}, chosen on the very cases they are compared on, which "
             "flatters them; name runs or give a filter for others"
         )
     reader = Reader(store, metric.split, metric.column, metric.sign)
-    found, without = reader.entries([run for run in runs[:most] if run.evaluation in (None, metric.split)])
-    if without:
-        names = ", ".join(sorted({run.name for run in without})[:5]) + (", ..." if len(without) > 5 else "")
-        notes.append(f"{len(without)} of {len(runs[:most])} runs are left out, {_lacks(metric)}: {names}")
+    found, left = reader.entries([run for run in runs[:most] if run.evaluation in (None, metric.split)])
+    notes += _left_out(metric, found, left)
     return Chosen(name, unfolded(found) if len(found) == 1 else found, notes)
 
 
 def unfolded(entries: Sequence[Entry]) -> list[Entry]:
-    """Return entries with every sweep replaced by its trials."""
-    return [one for entry in entries for one in (entry.trials or (entry,))]
+    """Return entries with every sweep replaced by its trials; the best of them says that it is."""
+    return [one for entry in entries for one in (_trials(entry) if entry.trials else (entry,))]
 
 
-def best_first(store: Store, metric: Metric, experiment: str, filters: Sequence[str], most: int) -> list[TrackedRun]:
+def _trials(sweep: Entry) -> list[Entry]:
+    first, *others = sweep.trials[:MOST_TRIALS]
+    left = len(sweep.trials) - MOST_TRIALS
+    more = (f"{left} of the {len(sweep.trials)} trials, the worst, have no row here",) if left > 0 else ()
+    return [replace(first, notes=(*sweep.notes, *more)), *others]
+
+
+def best_first(
+    store: Store, metric: Metric, experiments: Sequence[str], filters: Sequence[str], most: float = math.inf
+) -> list[TrackedRun]:
     """Return the runs that the store holds for the best; those of the test split are found by their evaluations.
 
     Args:
         store: where the runs are.
         metric: by which they are ordered, as the store has it.
-        experiment: its id.
+        experiments: their ids.
         filters: conditions in MLflow's words, all of which hold.
         most: how many.
     """
     if metric.split == "validation":
-        return store.search([experiment], " AND ".join(filters), [_order(metric)], most)
+        return store.search(experiments, " AND ".join(filters), [_order(metric)], most)
     of_split = [*filters, f"tags.evaluation = '{metric.split}'"]
-    return _tops(store, store.search([experiment], " AND ".join(of_split), [_order(metric)], most))
+    return _tops(store, store.search(experiments, " AND ".join(of_split), [_order(metric)], most))
 
 
 def _tops(store: Store, runs: Sequence[TrackedRun]) -> list[TrackedRun]:
@@ -149,5 +165,20 @@ def _order(metric: Metric) -> str:
     return f"metrics.`{name}` {'DESC' if metric.higher_is_better else 'ASC'}"
 
 
-def _lacks(metric: Metric) -> str:
-    return f"no scores of the {metric.split} split (evaluation/{metric.split}/cases.csv)"
+def _left_out(metric: Metric, found: Sequence[Entry], left: Sequence[Left]) -> list[str]:
+    """What is to be said of runs without an entry, one sentence for each reason; an error where no run has one."""
+    reasons = dict.fromkeys(one.reason for one in left)
+    said = []
+    for reason in reasons:
+        names = some([one.run.name for one in left if one.reason == reason])
+        said.append(f"left out, {reason}: {names}")
+    if not found:
+        lacks = f"no run here has scores of the {metric.split} split; {'; '.join(said)}"
+        raise InputError(lacks, remedy="evaluate them, bring back what is gone, or choose other runs")
+    return said
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.comparison.choice import Metric
+from pipeline.comparison.choice import Metric, some
 from pipeline.comparison.entries import Entry
 from pipeline.comparison.settings_that_differ import Column, columns, same_but
 from pipeline.comparison.statistics import (
@@ -25,6 +25,13 @@ from pipeline.comparison.statistics import (
 )
 
 FileReader = Callable[[Entry, str], bytes | None]
+LEAST_FREEDOM = 2  # of the spread between seeds: with 1, t(0.975) is 12.7, and any difference would be luck
+VERDICTS = {  # by whether the ranks of the cases, and whether the mean, say that it is better
+    (True, True): "better",
+    (False, False): "worse",
+    (True, False): "most cases better, mean worse",
+    (False, True): "most cases worse, mean better",
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Row:
         of: how many cases the baseline has.
         difference: to the baseline over the common cases; None for the baseline and where there are none.
         corrected_p: Wilcoxon's p, corrected by Holm over all rows.
-        verdict: "baseline", "better", "worse", "no difference shown", "within seed luck" or "not comparable".
+        verdict: "baseline", one of `VERDICTS`, "no difference shown", "within seed luck" or "not comparable".
         remarks: what a reader must know before believing the row.
     """
 
@@ -102,14 +109,23 @@ def compare_entries(
     labels = _labels(entries)
     rows = [_row(entry, labels[id(entry)], baseline, metric, read) for entry in entries]
     corrected = holm([math.nan if row.difference is None else row.difference.p for row in rows])
-    seeds = _seeds(entries, metric)
+    seeds, of_seeds = _seeds(entries, metric)
     tests = sum(row.difference is not None for row in rows)
     rows = [_judged(row, p, seeds, tests, metric.sign) for row, p in zip(rows, corrected, strict=True)]
     rows.sort(key=lambda row: (row.verdict == "not comparable", _last_if_nan(-metric.sign * row.estimate.mean)))
-    differing = columns([row.entry.settings for row in rows])
-    said = [*(f"'{row.label}': {remark}" for row in rows for remark in row.remarks), *notes]
+    differing = columns([row.entry.shown_settings for row in rows])
+    said = [*_remarks(rows), *of_seeds, *notes]
     (base,) = (row for row in rows if row.entry is baseline)
     return Comparison(metric, base, tuple(rows), tuple(differing), seeds, tuple(said))
+
+
+def _remarks(rows: Sequence[Row]) -> list[str]:
+    """The remarks of all rows, each once with the runs that it is of."""
+    speakers: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        for remark in row.remarks:
+            speakers[remark].append(f"'{row.label}'")
+    return [f"{some(names)}: {remark}" for remark, names in speakers.items()]
 
 
 def _row(entry: Entry, label: str, baseline: Entry, metric: Metric, read: FileReader) -> Row:
@@ -132,7 +148,7 @@ def _row(entry: Entry, label: str, baseline: Entry, metric: Metric, read: FileRe
         remarks.append(
             f"compared on the {len(common)} cases that it has in common with the baseline's {len(theirs)}"
             if common
-            else "not comparable: no case in common with the baseline"
+            else "not comparable: no case in common with the baseline on the same data"
         )
     found = None
     if common:
@@ -142,18 +158,31 @@ def _row(entry: Entry, label: str, baseline: Entry, metric: Metric, read: FileRe
 
 
 def _same_cases(entry: Entry, baseline: Entry, read: FileReader) -> tuple[set[str], list[str]]:
-    """The cases that are the same files in both data lists, and what is to be said where the lists differ."""
+    """The cases of one name that hold the same data in both, and what is to be said of the others."""
     ids = entry.scores.keys() & baseline.scores.keys()
-    if not ids or (entry.digests == baseline.digests and len(entry.digests) == 1 and None not in entry.digests):
-        return ids, []
+    ours, theirs = entry.contents, baseline.contents
+    same = {case for case in ids if case in ours and ours[case] == theirs.get(case)}
+    other = {case for case in ids - same if case in ours and case in theirs}
+    said = [f"other data than the baseline's in {len(other)} of {len(ids)} cases of one name: {some(sorted(other))}"]
+    believed, why = _same_by_list(entry, baseline, ids - same - other, read)
+    return same | believed, [*(said if other else []), *why]
+
+
+def _same_by_list(entry: Entry, baseline: Entry, ids: Collection[str], read: FileReader) -> tuple[set[str], list[str]]:
+    """Of cases whose content is not recorded, those that the data lists do not tell apart."""
+    if not ids:
+        return set(), []
+    unknown = "what the files held is not recorded, here or for the baseline"
     if None in entry.digests | baseline.digests:
-        return ids, ["no data list is recorded, here or for the baseline: cases of one name are taken to be the same"]
+        return set(ids), [f"{unknown}, and no data list: cases of one name are taken to be the same"]
+    if entry.digests == baseline.digests and len(entry.digests) == 1:
+        return set(ids), [f"{unknown}: cases of one name in the same data list are taken to be the same"]
     lists = [_listed(read(one, "bundle/configs/data_list.json")) for one in (entry, baseline)]
     names = f"other data list ({_short(entry)} instead of {_short(baseline)})"
     if not all(lists):
         return set(), [f"{names}, and the lists themselves are not kept: cases of one name may be other files"]
     same = {case for case in ids if lists[0].get(case, 0) == lists[1].get(case, 1)}
-    return same, [f"{names}: {len(same)} of {len(ids)} cases of one name are the same files in both"]
+    return same, [f"{names}: {len(same)} of {len(ids)} cases of one name have the same paths in both; {unknown}"]
 
 
 def _listed(content: bytes | None) -> dict[str, str]:
@@ -179,25 +208,38 @@ def _judged(row: Row, p: float, seeds: SeedSpread | None, tests: int, sign: int)
         )
     verdict = "no difference shown"
     if p < LEVEL:
-        verdict = "better" if sign * found.estimate.mean > 0 else "worse"
+        verdict = VERDICTS[found.tendency > 0, sign * found.estimate.mean > 0]
         if seeds is not None and abs(found.estimate.mean) <= seeds.bound:
             verdict = "within seed luck"
     return replace(row, corrected_p=p, verdict=verdict, remarks=tuple(remarks))
 
 
-def _seeds(entries: Sequence[Entry], metric: Metric) -> SeedSpread | None:
-    """The spread of means between runs that differ by their seed alone, over the cases that these have in common."""
+def _seeds(entries: Sequence[Entry], metric: Metric) -> tuple[SeedSpread | None, list[str]]:
+    """The spread of means between runs that differ by their seed alone; none, and a note, where it tells too little."""
+    found = seed_spread(_means_by_variant(entries, metric))
+    if found is None or found.freedom >= LEAST_FREEDOM:
+        return found, []
+    few = f"{found.runs} runs that differ by their seed alone are too few to tell what luck of the seed is worth"
+    return None, [f"{few} ({found.freedom} degree of freedom); train a third"]
+
+
+def _means_by_variant(entries: Sequence[Entry], metric: Metric) -> list[list[float]]:
+    """For each variant the means of its runs with different seeds, over the cases that these have in common."""
     variants: dict[object, dict[str, Entry]] = defaultdict(dict)
     for entry in entries:
         if "seed" in (settings := entry.settings):  # a repetition with the same seed may be of other code
-            variants[same_but(settings, "seed"), entry.digests].setdefault(settings["seed"], entry)
+            key = same_but(settings, "seed"), entry.digests, entry.run.data_digest
+            variants[key].setdefault(settings["seed"], entry)
     means = []
     for group in variants.values():
-        tables = [_scores(entry, metric) for entry in group.values()]
+        tables = [
+            {(case, entry.contents.get(case)): score for case, score in _scores(entry, metric).items()}
+            for entry in group.values()
+        ]
         common = set.intersection(*map(set, tables))
         if common:
-            means.append([float(np.mean([table[case] for case in common])) for table in tables])
-    return seed_spread(means)
+            means.append([float(np.mean([table[case] for case in tables[0] if case in common])) for table in tables])
+    return means
 
 
 def _scores(entry: Entry, metric: Metric) -> dict[str, float]:

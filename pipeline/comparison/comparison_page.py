@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from pipeline.comparison import drawings
-from pipeline.comparison.comparison import Comparison, Row
+from pipeline.comparison.comparison import VERDICTS, Comparison, Row
 from pipeline.comparison.side_by_side import opponents, side_by_side, worst_cases
 from pipeline.comparison.statistics import Difference, Estimate
 from pipeline.pages.page import Cell, Html, beside, facts, figure, folded, glance, page, section, table, text
 from pipeline.slices import Slice
 
 MOST_COLUMNS = 5  # of settings in the main table; all of them stand in a table of their own
+OWN_COLUMNS = {"run", "difference", "p (Holm)", "verdict", "better / worse", "cases"}
 MOST_NOTES = 8
 MOST_SENTENCES = 4  # with all numbers, which the table has too
+LINES = "A line per run: the best is blue, the others the darker the better."
 MEANINGS = {
     "better": "better than the baseline, by more than the choice of cases explains",
     "worse": "worse than the baseline, by more than the choice of cases explains",
+    "most cases better, mean worse": "most cases are better, but a few so much worse that the mean is worse too",
+    "most cases worse, mean better": "most cases are worse, but a few so much better that the mean is better too",
     "within seed luck": "another network, but another seed alone moves the mean as far",
     "no difference shown": "these cases do not tell it from the baseline",
     "not comparable": "no case in common with the baseline on the same data",
@@ -29,7 +33,8 @@ METHOD = (
     "Mean: over the run's cases, with a 95% bootstrap interval over cases (BCa, 9999 resamples, a fixed seed). "
     "Difference: run minus baseline over the cases that both have, with an interval of the same kind. "
     "p: Wilcoxon's signed-rank test over these pairs, two-sided, equal pairs left out, corrected by Holm for all rows; "
-    "below 0.05 a run is called better or worse. The test asks whether these trained networks differ on cases like "
+    "below 0.05 a run is called better or worse, as the ranks of the cases have it; where the mean has it otherwise, "
+    "both are said. The test asks whether these trained networks differ on cases like "
     "these. It cannot tell a better method from a lucky seed: for that, train each variant with two seeds or more."
 )
 
@@ -67,17 +72,23 @@ def answer(comparison: Comparison) -> list[str]:
     """Return the findings as sentences: which runs are better, which worse, which cannot be told apart."""
     base, names = comparison.baseline, _by_verdict(comparison)
     lines = []
-    for verdict in ("better", "worse"):
+    for verdict in VERDICTS.values():
         rows = [row for row in comparison.compared if row.verdict == verdict]
+        are = (
+            (f"is {verdict} than", f"are {verdict} than")
+            if verdict in ("better", "worse")
+            else (f"({verdict}) beside",) * 2
+        )
         if len(rows) <= MOST_SENTENCES:
-            lines += [f"{row.label} is {verdict} than {base.label}: {_difference(row)}." for row in rows]
+            lines += [f"{row.label} {are[0]} {base.label}: {_difference(row)}." for row in rows]
         else:
-            lines.append(f"{len(rows)} runs are {verdict} than {base.label}: {names[verdict]}.")
+            lines.append(f"{len(rows)} runs {are[1]} {base.label}: {names[verdict]}.")
     if not lines and comparison.compared:
         lines.append(f"No run is shown to be better or worse than {base.label}.")
     if lucky := names.get("within seed luck"):
         assert comparison.seeds is not None
-        lines.append(f"Other scores, but by no more than another seed gives (±{comparison.seeds.bound:.4f}): {lucky}.")
+        bound = f"±{comparison.seeds.bound:.4f}, known with {comparison.seeds.freedom} degrees of freedom"
+        lines.append(f"Other scores, but by no more than another seed gives ({bound}): {lucky}.")
     if alike := names.get("no difference shown"):
         lines.append(f"No difference shown: {alike}.")
     if left := names.get("not comparable"):
@@ -121,13 +132,25 @@ def main_rows(comparison: Comparison) -> list[dict[str, Any]]:
             comparison.metric.column: Cell(_number(row.estimate.mean), interval(row.estimate)),
             "difference": None if found is None else Cell(found.estimate.mean, interval(found.estimate, sign=True)),
             "p (Holm)": None if found is None else Cell(row.corrected_p, probability(row.corrected_p)),
-            "better / worse": None if found is None else _counts(found),
             "verdict": _unbroken(row.verdict),
-            "cases": Cell(len(row.common), cases),
         }
-        line |= {column.title: short_value(column.values[place]) for column in comparison.columns[:MOST_COLUMNS]}
+        shown = zip(titles(comparison), comparison.columns, strict=False)
+        line |= {title: short_value(column.values[place]) for title, column in shown}
+        line["better / worse"] = None if found is None else _counts(found)
+        line["cases"] = Cell(len(row.common), cases)
         rows.append(line)
     return rows
+
+
+def titles(comparison: Comparison) -> list[str]:
+    """Return the titles of the settings in the main table, none of them that of another column."""
+    names = [column.title for column in comparison.columns[:MOST_COLUMNS]]
+    return _apart(names, {*OWN_COLUMNS, comparison.metric.column}, "setting")
+
+
+def _apart(names: Sequence[str], taken: Collection[str], kind: str) -> list[str]:
+    """Names of columns of which none is taken: "verdict (setting)"."""
+    return [f"{name} ({kind})" if name in taken else name for name in names]
 
 
 def _runs(comparison: Comparison) -> str:
@@ -153,9 +176,10 @@ def _all_settings(comparison: Comparison) -> list[str]:
     keys = [(column, key) for column in comparison.columns for key in (column.key, *column.others)]
     if len(keys) <= len(comparison.columns[:MOST_COLUMNS]):
         return []
-    settings = [row.entry.settings for row in comparison.rows]
+    settings = [row.entry.shown_settings for row in comparison.rows]
+    names = _apart([row.label for row in comparison.rows], {"setting"}, "run")
     rows = [
-        {"setting": key, **{row.label: own.get(key, "–") for row, own in zip(comparison.rows, settings, strict=True)}}
+        {"setting": key, **{name: own.get(key, "–") for name, own in zip(names, settings, strict=True)}}
         for _, key in keys
     ]
     return [folded(f"all {len(keys)} settings that differ", table(rows, name="settings"))]
@@ -173,7 +197,10 @@ def _trials(comparison: Comparison) -> list[str]:
                 }
                 for trial in row.entry.trials
             ]
-            parts.append(folded(f"{len(lines)} trials of {row.label}", table(lines, name=f"trials of {row.label}")))
+            drawn = drawings.parallel(row.entry.trials, comparison.metric)
+            pictures = [] if drawn is None else [figure(drawn, LINES)]
+            listed = table(lines, name=f"trials of {row.label}")
+            parts.append(folded(f"{len(lines)} trials of {row.label}", listed, *pictures))
     return parts
 
 
@@ -183,7 +210,10 @@ def _pictures(comparison: Comparison, histories: Mapping[str, drawings.History])
         caption += f" The first {drawings.MOST_BOXES} of {len(comparison.rows)} runs."
     boxes: str = figure(drawings.spread(comparison), caption)
     if (drawn := drawings.curves(comparison, histories)) is not None:
-        boxes = beside(figure(drawn, "Validation over the epochs; folds are averaged."), boxes)
+        words = "Validation over the epochs; folds are averaged."
+        if (lines := len(drawings.drawn_lines(comparison))) < len(comparison.rows):
+            words += f" The first {lines - 1} of {len(comparison.rows) - 1} runs, and the baseline."
+        boxes = beside(figure(drawn, words), boxes)
     sections: list[str] = [section("Curves and spread", boxes)]
     if classes := drawings.by_class(comparison):
         sections.append(section("Classes", beside(*map(figure, classes))))
@@ -195,9 +225,8 @@ def _pictures(comparison: Comparison, histories: Mapping[str, drawings.History])
         if len(comparison.compared) > len(panels):
             caption += f" The first {len(panels)} of {len(comparison.compared)} runs."
         sections.append(section("Case by case", beside(*map(figure, panels)), text(caption)))
-    if (drawn := drawings.parallel(comparison)) is not None:
-        caption = "A line per run: the best is blue, the others the darker the better."
-        sections.append(section("Settings", figure(drawn, caption)))
+    if (drawn := drawings.parallel([row.entry for row in comparison.rows], comparison.metric)) is not None:
+        sections.append(section("Settings", figure(drawn, LINES)))
     return sections
 
 
@@ -210,7 +239,8 @@ def _cases(comparison: Comparison, kept: Sequence[Mapping[str, Slice]]) -> list[
         return [section("Worst cases", text("The two runs keep no slices of the same cases."))]
     caption = (
         f"The cases that are worst in either run, of {len(kept[0].keys() & kept[1].keys())} that both keep slices of. "
-        "Below each picture its score, which for a volume is of all planes."
+        "Below each picture its score, which for a volume is of all planes. "
+        f"From left to right {' and '.join(row.label for row in pair)}; from above {', '.join(cases)}."
     )
     return [section("Worst cases", figure(side_by_side(comparison, pair, kept, cases), caption))]
 
@@ -222,7 +252,7 @@ def _seeds(comparison: Comparison) -> list[str]:
     named = {
         "another seed moves a mean by": f"{found.deviation:.4f} (standard deviation)",
         "two single runs differ by luck, 19 times of 20, by at most": f"{found.bound:.4f}",
-        "known from": f"{found.runs} runs of {found.variants} variant(s)",
+        "known from": f"{found.runs} runs of {found.variants} variant(s), {found.freedom} degrees of freedom",
     }
     return [facts(named)]
 

@@ -12,7 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from pipeline.comparison.choice import Metric
 from pipeline.comparison.comparison import Comparison, Row
+from pipeline.comparison.entries import Entry
+from pipeline.comparison.settings_that_differ import columns
 from pipeline.figures import CLASSES, MISSED, RIGHT
 
 INK, SOFT, GRID = (0.11, 0.13, 0.16), (0.47, 0.50, 0.54), (0.87, 0.89, 0.91)
@@ -53,6 +56,7 @@ def _spread_x(axes: Axes, rows: Sequence[Row], comparison: Comparison) -> None:
     reach = max((abs(bound) for bound in bounds if math.isfinite(bound)), default=0) or 0.01
     reach = max(reach, min(comparison.seeds.bound, 2 * reach) if comparison.seeds else 0) * 1.1
     axes.set_xlim(-reach, reach)
+    axes.xaxis.set_major_locator(MaxNLocator(5))  # more would meet, for small differences have long numbers
 
 
 def curves(comparison: Comparison, histories: Mapping[str, History]) -> Figure | None:
@@ -168,6 +172,7 @@ def _boxes(comparison: Comparison, name: str, width: float) -> Figure:
     axes.set_yticks(range(len(rows)), [shortened(row.label, 22) for row in rows], fontsize=8.5)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(name, fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(5 if width == WIDTH else 4))
     return figure
 
 
@@ -200,22 +205,22 @@ def class_columns(comparison: Comparison) -> list[str]:
     return [name for name in known if name.startswith(f"{family}/")] or [column]
 
 
-def parallel(comparison: Comparison) -> Figure | None:
+def parallel(entries: Sequence[Entry], metric: Metric) -> Figure | None:
     """Draw a line per run through its settings to its score, the better the darker; None below 4 runs or 2 settings."""
-    rows = [row for row in comparison.rows if math.isfinite(row.estimate.mean)]
-    chosen = [column for column in comparison.columns if column.key != "seed"] or list(comparison.columns)
-    if len(rows) < 4 or len(comparison.columns) < 2:
+    entries = [entry for entry in entries if math.isfinite(entry.mean(metric.column))]
+    known = columns([entry.settings for entry in entries])
+    if len(entries) < 4 or len(known) < 2:
         return None
-    chosen = (list(comparison.columns) if len(chosen) < 2 else chosen)[:7]
-    places = [comparison.rows.index(row) for row in rows]
-    scales = [_scale([column.values[place] for place in places]) for column in chosen]
-    scores = np.array([row.estimate.mean for row in rows])
+    others = [column for column in known if column.key != "seed"]
+    chosen = (known if len(others) < 2 else others)[:7]
+    scales = [_scale(column.values) for column in chosen]
+    scores = np.array([entry.mean(metric.column) for entry in entries])
     scales.append(_scale([str(score) for score in scores]))
     figure = Figure(figsize=(max(WIDTH, 1.9 * len(scales)), 4.2), layout="constrained")
     axes = figure.subplots()
     axes.set(xlim=(-0.12, len(scales) - 0.6), ylim=(-0.06, 1.06), yticks=[])
     axes.spines[:].set_visible(False)
-    order = np.argsort(comparison.metric.sign * scores)
+    order = np.argsort(metric.sign * scores)
     for rank, run in enumerate(order):
         heights = [scale[0][run] for scale in scales]
         part = rank / max(len(order) - 1, 1)
@@ -227,7 +232,7 @@ def parallel(comparison: Comparison) -> Figure | None:
         for height, name in ticks:
             axes.text(place + 0.03, height, shortened(name, 20), fontsize=8.5, va="center", zorder=99, bbox=_PAPER)
     titles = [shortened(column.title, 20) for column in chosen]
-    axes.set_xticks(range(len(scales)), [*titles, comparison.metric.name], fontsize=9)
+    axes.set_xticks(range(len(scales)), [*titles, metric.name], fontsize=9)
     axes.tick_params(length=0)
     return figure
 

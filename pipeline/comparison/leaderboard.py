@@ -1,28 +1,33 @@
-"""The best run of every data list."""
+"""The best run of every data list, on each set of cases that runs were scored on."""
 
 from __future__ import annotations
 
 import math
 import shlex
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from pipeline.comparison.artifacts import local_folder
 from pipeline.comparison.choice import Metric, best_first
 from pipeline.comparison.entries import Entry, Reader
+from pipeline.comparison.settings_that_differ import settings_of
 from pipeline.comparison.statistics import Estimate, mean_interval
-from pipeline.comparison.store import FINISHED, Store
+from pipeline.comparison.store import FINISHED, Store, TrackedRun
 
-CANDIDATES = 5  # by the tracked mean; the table of cases decides
-MOST_LISTS = 8  # versions of one list
+CANDIDATES = 20  # of each fold of a list, by the tracked mean; the table of cases decides
+OF_BUNDLE = "data_list"  # what the list of any run's bundle is called
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best run on one version of a data list.
+    """The best run on one set of cases of one version of a data list.
 
     Args:
-        data: the experiment, which is named after the list.
+        data: name of the list's file; the experiment, where that is the copy in a run's bundle.
         digest: of the list; None where none is recorded.
+        fold: which fold validated, "all 5" of a cross-validation, "" where there are none.
         entry: the run.
         estimate: of its mean over the cases.
         bundle: where its bundle lies.
@@ -31,6 +36,7 @@ class Best:
 
     data: str
     digest: str | None
+    fold: str
     entry: Entry
     estimate: Estimate
     bundle: str
@@ -38,7 +44,10 @@ class Best:
 
 
 def best_runs(store: Store, metric: Metric, experiment: str | None = None) -> list[Best]:
-    """Return the best finished run of each data list, the lists by name; a list that was changed counts anew.
+    """Return the best finished run of each data list, by its name, whatever the experiment.
+
+    A list that was changed counts anew, and so does each set of cases, for means over different cases say nothing of
+    which run is better: another fold, or the same cases with other labels.
 
     Args:
         store: where the runs are.
@@ -46,40 +55,40 @@ def best_runs(store: Store, metric: Metric, experiment: str | None = None) -> li
         experiment: only this one.
     """
     known = store.experiments()
-    wanted = [store.experiment(experiment)] if experiment else sorted(known, key=lambda key: known[key])
-    return [best for key in wanted for best in _of_experiment(store, metric, key, known[key])]
-
-
-def _of_experiment(store: Store, metric: Metric, key: str, name: str) -> list[Best]:
+    places = [store.experiment(experiment)] if experiment else list(known)
+    runs = [run for run in best_first(store, metric, places, [FINISHED]) if run.evaluation is None]
     reader = Reader(store, metric.split, metric.column, metric.sign)
-    found: list[Best] = []
-    seen: list[str] = []
-    while len(seen) < MOST_LISTS:
-        others = [f"tags.`data_list.digest` != '{digest}'" for digest in seen]
-        runs = best_first(store, metric, key, [FINISHED, *others], CANDIDATES)
-        if not runs:
-            break
-        digest = runs[0].digest
-        alike = [run for run in runs if run.digest == digest]
-        if digest is not None and len(alike) < len(runs):  # the rest are of other versions, so ask for this one alone
-            mine = [FINISHED, f"tags.`data_list.digest` = '{digest}'"]
-            alike = best_first(store, metric, key, mine, CANDIDATES)
-        entries = [entry for entry in reader.entries(alike)[0] if not math.isnan(entry.mean(metric.column))]
-        if entries:
-            best = max(entries, key=lambda entry: metric.sign * entry.mean(metric.column))
-            found.append(_best(name, digest, best, metric))
-        if digest is None:
-            break
-        seen.append(digest)
-    return found
+    found = [_best(entry, metric, known) for entry in _best_entries(reader.entries(_candidates(runs))[0], metric)]
+    return sorted(found, key=lambda best: (best.data, best.digest or "", -best.estimate.count, best.fold))
 
 
-def _best(name: str, digest: str | None, entry: Entry, metric: Metric) -> Best:
+def _candidates(runs: Sequence[TrackedRun]) -> list[TrackedRun]:
+    """The first runs of each fold of each list; the runs come in the order of their tracked means."""
+    groups: dict[object, list[TrackedRun]] = defaultdict(list)
+    for run in runs:
+        groups[run.digest, settings_of(run).get("fold"), None if run.digest else run.experiment_id].append(run)
+    return [run for group in groups.values() for run in group[:CANDIDATES]]
+
+
+def _best_entries(entries: Sequence[Entry], metric: Metric) -> list[Entry]:
+    """The best entry on each set of cases of each list."""
+    groups: dict[object, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if not math.isnan(entry.mean(metric.column)):
+            cases = frozenset((case, entry.contents.get(case)) for case in entry.scores)
+            groups[entry.digests, cases].append(entry)
+    return [max(group, key=lambda entry: metric.sign * entry.mean(metric.column)) for group in groups.values()]
+
+
+def _best(entry: Entry, metric: Metric, experiments: Mapping[str, str]) -> Best:
     values = [scores.get(metric.column, math.nan) for scores in entry.scores.values()]
     estimate = mean_interval([value for value in values if math.isfinite(value)])
+    name = PurePosixPath(entry.run.tags.get("data_list", OF_BUNDLE)).stem
+    data = experiments.get(entry.run.experiment_id, "?") if name == OF_BUNDLE else name
+    fold = f"all {len(entry.folds)}" if entry.folds else entry.settings.get("fold", "")
     folder = local_folder(entry.run)
     bundle = str(folder / "bundle") if folder else f"{entry.run.artifact_uri}/bundle"
-    return Best(name, digest, entry, estimate, bundle, tuple(reproduction(entry)))
+    return Best(data, entry.sources[0].digest, fold, entry, estimate, bundle, tuple(reproduction(entry)))
 
 
 def reproduction(entry: Entry) -> list[str]:

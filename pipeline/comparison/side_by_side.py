@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
@@ -41,13 +42,17 @@ def worst_cases(
 def side_by_side(
     comparison: Comparison, pair: tuple[Row, Row], kept: Sequence[Mapping[str, Slice]], cases: Sequence[str]
 ) -> Figure:
-    """Draw a row per case: image, truth, what each run made of it, and who is right where they differ."""
+    """Draw a row per case: image, truth, what each run made of it, and who is right where they differ.
+
+    A name with letters that the picture's font lacks, and a browser's does not, is for the text beside the picture.
+    """
     figure = Figure(figsize=(11.4, 2.42 * len(cases) + 0.75), layout="constrained")
     panels = figure.subplots(len(cases), 5, squeeze=False)
-    names = [shortened(row.label, 24) for row in pair]
+    instead = ("the baseline", "the other run")
+    names = [_in_letters(shortened(row.label, 24), word) for row, word in zip(pair, instead, strict=True)]
     for axes, title in zip(panels[0], ("image", "truth", *names, "where they differ"), strict=True):
         axes.set_title(title, fontsize=10)
-    for axes, case in zip(panels, cases, strict=True):
+    for number, (axes, case) in enumerate(zip(panels, cases, strict=True), 1):
         ours, theirs = (slices[case] for slices in kept)
         image = ours.image
         axes[0].imshow(image, cmap="gray")
@@ -55,7 +60,7 @@ def side_by_side(
         axes[2].imshow(errors(image, ours.truth, ours.prediction), interpolation="nearest")
         axes[3].imshow(errors(image, ours.truth, theirs.prediction), interpolation="nearest")
         axes[4].imshow(who_is_right(image, ours.truth, ours.prediction, theirs.prediction), interpolation="nearest")
-        axes[0].set_ylabel(shortened(case, 24), fontsize=9)
+        axes[0].set_ylabel(_in_letters(shortened(case, 24), f"case {number}"), fontsize=9)
         for axis, row in zip(axes[2:4], pair, strict=True):
             axis.set_xlabel(f"{row.entry.scores[case][comparison.metric.column]:.4f}", fontsize=9)
         for axis in axes:
@@ -91,6 +96,12 @@ def who_is_right(
     ):
         picture[where] = colour
     return picture
+
+
+def _in_letters(name: str, instead: str) -> str:
+    """The name, if the font has all of its letters."""
+    font = get_font(findfont("DejaVu Sans"))
+    return name if all(font.get_char_index(ord(letter)) for letter in name) else instead
 
 
 def _fits(slices: Mapping[str, Slice], case: str, others: Mapping[str, Slice]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ TOP = "tags.`mlflow.parentRunId` IS NULL"
 FINISHED = "attributes.status = 'FINISHED'"
 POINTS = 300  # of a learning curve, more than its pixels show
 AT_A_TIME = 100  # runs in one question for histories, MLflow's limit
+PAGE = 1000  # runs in one answer
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class TrackedRun:
         """Digest of its data list."""
         return self.tags.get("data_list.digest")
 
+    @property
+    def data_digest(self) -> str | None:
+        """Digest of the content of the cases that it trained and validated with, or evaluated."""
+        return self.tags.get("data.digest")
+
 
 class Store:
     """A tracking server or SQLite file.
@@ -70,7 +77,7 @@ class Store:
             self.uri = f"sqlite:///{file.resolve()}"  # MLflow keeps stores open by name, from whatever folder
         if is_remote(self.uri) and not answers(self.uri):
             raise InputError(f"no MLflow server answers at {self.uri}", remedy="start it, or give another --uri")
-        self.client = MlflowClient(tracking_uri=self.uri)
+        self.client: MlflowClient = self._ask(MlflowClient, tracking_uri=self.uri)
 
     def experiments(self) -> dict[str, str]:
         """Names of the experiments by id."""
@@ -84,14 +91,18 @@ class Store:
         return ids[name]
 
     def search(
-        self, experiments: Sequence[str], filter_: str = "", order: Sequence[str] = (), most: int = 1000
+        self, experiments: Sequence[str], filter_: str = "", order: Sequence[str] = (), most: float = math.inf
     ) -> list[TrackedRun]:
-        """Return the runs that a filter in MLflow's words lets through, at most so many."""
-        options = {"order_by": list(order) or None, "max_results": most}
-        if not experiments:
-            return []
-        found = self._ask(self.client.search_runs, list(experiments), filter_, **options)
-        return [_tracked(run) for run in found]
+        """Return the runs that a filter in MLflow's words lets through, all of them or at most so many."""
+        found: list[TrackedRun] = []
+        token: str | None = None
+        while experiments and len(found) < most:
+            options = {"order_by": list(order) or None, "max_results": int(min(most - len(found), PAGE))}
+            page = self._ask(self.client.search_runs, list(experiments), filter_, page_token=token, **options)
+            found += map(_tracked, page)
+            if not (token := page.token):
+                break
+        return found
 
     def named(self, words: Sequence[str], experiments: Sequence[str]) -> tuple[list[TrackedRun], list[str]]:
         """Return the runs that names, ids or beginnings of ids mean, and what is to be said of them."""

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.comparison.comparison import Comparison, Row
-from pipeline.comparison.comparison_page import answer, main_rows
+from pipeline.comparison.comparison_page import answer, main_rows, titles
 from pipeline.pages.page import Cell
 
 STYLES = {"better": "bold blue", "worse": "yellow", "baseline": "bold", "not comparable": "dim"}
@@ -28,7 +28,7 @@ def make_console() -> Console:
 
 def print_comparison(console: Console, comparison: Comparison, title: str) -> None:
     """Print what was found, the table, and what is to be said of it."""
-    hidden = {column.title for column in comparison.columns[MOST_SETTINGS:]}
+    hidden = titles(comparison)[MOST_SETTINGS:]
     rows = [{key: value for key, value in row.items() if key not in hidden} for row in main_rows(comparison)]
     console.print(made_table(title, rows, [STYLES.get(row.verdict, "") for row in comparison.rows]))
     for line in answer(comparison):
@@ -60,26 +60,24 @@ def made_table(title: str, rows: Sequence[Mapping[str, Any]], styles: Sequence[s
 def comparison_csv(comparison: Comparison) -> str:
     """Return the comparison as CSV: a row per run, every number in full, every setting that differs."""
     keys = [key for column in comparison.columns for key in (column.key, *column.others)]
-    return made_csv([{**_numbers(row, comparison), **_settings(row, keys)} for row in comparison.rows])
+    rows = [{**_numbers(row, comparison), **_settings(row, keys)} for row in comparison.rows]
+    return made_csv(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def cases_csv(comparison: Comparison) -> str:
     """Return the scores of all cases as CSV: a row per case, a column per run, an empty field for n/a."""
     cases = sorted({case for row in comparison.rows for case in row.entry.scores})
     column = comparison.metric.column
-    rows = []
-    for case in cases:
-        scores = {row.label: row.entry.scores.get(case, {}).get(column) for row in comparison.rows}
-        rows.append({"case": case, **scores})
-    return made_csv(rows)
+    lines = [[case, *(row.entry.scores.get(case, {}).get(column) for row in comparison.rows)] for case in cases]
+    return made_csv(["case", *(row.label for row in comparison.rows)], lines)
 
 
-def made_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows of the same columns as CSV; None and nan are empty."""
+def made_csv(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
+    """Return lines as CSV; None and nan are empty. Two columns may have one name, for a run may be called "case"."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(list(rows[0]) if rows else [])
-    writer.writerows(["" if value is None or value != value else value for value in row.values()] for row in rows)
+    writer.writerow(header)
+    writer.writerows(["" if value is None or value != value else value for value in line] for line in lines)
     return text.getvalue()
 
 
@@ -111,7 +109,7 @@ def _numbers(row: Row, comparison: Comparison) -> dict[str, Any]:
 
 
 def _settings(row: Row, keys: Sequence[str]) -> dict[str, str | None]:
-    own = row.entry.settings
+    own = row.entry.shown_settings
     return {f"params.{key}": own.get(key) for key in keys}
 
 

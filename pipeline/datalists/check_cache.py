@@ -19,7 +19,7 @@ from pipeline.datalists.datalist import Case, DataList
 from pipeline.datalists.fingerprint import Fingerprint
 from pipeline.errors import InputError
 from pipeline.volumes.atomic import atomic_write_text
-from pipeline.volumes.reading import files_of
+from pipeline.volumes.contents import look_at
 
 FORMAT = 1  # of the cache's file
 READERS = ("nibabel", "numpy", "pillow", "pydicom", "SimpleITK", "tifffile")
@@ -75,7 +75,7 @@ def content_key(case: Case, data_list: DataList, root: Path) -> str | None:
     """
     names, dims = (*case.images, *([] if case.label is None else [case.label])), data_list.spatial_dims
     try:
-        files = [[(part.name, _digest_file(part)) for part in files_of(root / name, dims)] for name in names]
+        files = [look_at(root / name, dims) for name in names]
     except (InputError, OSError):
         return None
     words = [dims, data_list.label_kind, data_list.classes, data_list.channels]
@@ -110,11 +110,6 @@ def _load(file: Path | None) -> dict[str, dict[str, Any]]:
         return json.loads(content["cases"]) if _digest_text(content["cases"]) == content["digest"] else {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
-
-
-def _digest_file(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest_text(text: str) -> str:

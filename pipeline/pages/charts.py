@@ -40,7 +40,7 @@ def histogram(cases: Sequence[Row]) -> Figure | None:
     axes.axvline(float(np.median(values)), color=figures.MISSED, ls="--", label=f"median {np.median(values):.3f}")
     axes.set(xlabel="mean Dice of a case", ylabel="cases", xlim=(low, 1))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2)  # above every bar
     return figure
 
 

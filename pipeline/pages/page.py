@@ -18,6 +18,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -143,7 +144,12 @@ def table(
 
 
 def figure(drawn: Figure, caption: str = "") -> Html:
-    """Return a figure as a drawing, or as pixels where it holds images or very many points."""
+    """Return a figure as a drawing, or as pixels where it holds images or very many points.
+
+    Its texts are taken as they are: a `$` in a name begins no formula.
+    """
+    for words in drawn.findobj(Text):
+        words.set_parse_math(False)
     kind = "png" if any(axes.images for axes in drawn.axes) else "svg+xml"
     data = _png(drawn) if kind == "png" else _svg(drawn)
     if len(data) > LARGEST_DRAWING and kind != "png":
@@ -241,15 +247,18 @@ def _figure(kind: str, data: bytes, caption: str, attributes: str) -> Html:
 
 
 def _svg(drawn: Figure) -> bytes:
-    file = BytesIO()
     # Equal figures give equal files, and texts stay texts: a browser has more letters than matplotlib's font.
-    with matplotlib.rc_context({"svg.hashsalt": "page", "svg.fonttype": "none"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        drawn.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+    with matplotlib.rc_context({"svg.hashsalt": "page", "svg.fonttype": "none"}):
+        return _saved(drawn, format="svg", metadata={"Date": None})
 
 
 def _png(drawn: Figure) -> bytes:
+    return _saved(drawn, format="png", dpi=DPI)
+
+
+def _saved(drawn: Figure, **options: Any) -> bytes:
     file = BytesIO()
-    drawn.savefig(file, format="png", dpi=DPI)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        drawn.savefig(file, **options)
     return file.getvalue()

@@ -55,7 +55,6 @@ class Plane {
 
   onKey(event) {
     if (KEYS[event.key]) this.step(KEYS[event.key], event);
-    else this.viewer.press(event.key);
   }
 
   step(by, event) {

@@ -1,6 +1,7 @@
 // The planes of one case, its overlays, window and level.
 const NARROWEST = 660; // CSS pixels of the three planes, so that their sliders can be moved
 const FOUND = 1, MISSED = 2, INVENTED = 3;
+const TYPING = "input:not([type=checkbox], [type=range]), select, textarea"; // where a letter is no command
 const rgba = (red, green, blue, opacity) => ((opacity << 24) | (blue << 16) | (green << 8) | red) >>> 0; // little-endian
 
 class Viewer {
@@ -11,6 +12,7 @@ class Viewer {
     for (const name of ["truth", "prediction", "opacity", "level", "width"]) this.part(name).addEventListener("input", () => this.read());
     this.part("reset").addEventListener("click", () => this.reset());
     this.part("case").addEventListener("change", () => this.open());
+    document.addEventListener("keydown", (event) => this.press(event));
     new ResizeObserver(() => this.draw()).observe(this.part("planes"));
     this.open();
   }
@@ -48,9 +50,9 @@ class Viewer {
     this.draw();
   }
 
-  press(key) {
+  press({ key, target, ctrlKey, metaKey, altKey }) {
     const pressed = { t: "truth", p: "prediction", r: "reset" }[key];
-    if (pressed) this.part(pressed).click();
+    if (pressed && !(ctrlKey || metaKey || altKey || target.matches(TYPING))) this.part(pressed).click();
   }
 
   reset() {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import warnings
@@ -10,39 +11,41 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from pipeline import settings
 from pipeline.errors import InputError, did_you_mean, find_input_error, raise_all
 from pipeline.handlers.case_scores import CaseScores
+from pipeline.mlflow_store import first_line
 from pipeline.sweeps import space
+from pipeline.sweeps.failure import reason_of
 from pipeline.sweeps.sweep_file import Sweep
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".yaml", ".yml", ".json")
 SEPARATOR = re.compile("::|#")
+PARTS = ("train", "cases", "data_list", "device", "scores", "run_folder", "mlflow")  # of a training's config
+CHECKS = re.compile(r"\bcheck(_fits|_sizes)?\(")  # in lines of `initialize` that look at the config, not at files
 
 
 class Training(ConfigWorkflow):
     """A training of the bundle, whose parts can be had before it runs."""
 
+    point: Mapping[str, Any]
     lost: list[InputError]  # settings that have no place in the config
 
     def parsed(self, key: str) -> Any:
         """Return a part, made in the sight of this workflow, in which the bundle looks for its folder."""
         return self.parser.get_parsed_content(key)
 
-    def problems(self) -> list[InputError]:
-        """Return what the config's own check says, without running any more of it."""
+    def check(self) -> None:
+        """Raise what the config's own checks say, without running any more of it."""
         self.parser.parse(reset=True)
-        try:
-            for number, line in enumerate(self.parser.get("initialize", [])):
-                if "bundle.check(" in str(line):
-                    self.parsed(f"initialize#{number}")
-        except RuntimeError as error:
-            problem = find_input_error(error)
-            if problem is None:
-                raise
-            return [*self.lost, problem]
-        return self.lost
+        for number, line in enumerate(self.parser.get("initialize", [])):
+            if CHECKS.search(str(line)):
+                self.parsed(f"initialize#{number}")
 
 
 def training(sweep: Sweep, point: Mapping[str, Any], **more: Any) -> Training:
@@ -55,7 +58,7 @@ def training(sweep: Sweep, point: Mapping[str, Any], **more: Any) -> Training:
     _quiet()
     run_id = "training" if "training" in config else "run"
     found = Training(files, workflow_type="training", run_id=run_id, logging_file=False, **known)
-    found.lost = list(lost.values())
+    found.point, found.lost = point, list(lost.values())
     return found
 
 
@@ -76,9 +79,10 @@ def check_config(sweep: Sweep, file: str | Path) -> Training:
         file: the sweep file, for the errors.
     """
     _raise(_missing_overlays(sweep), file)
+    _raise(_misused_files(sweep), file)
     probes = [training(sweep, point) for point in _points_to_look_at(sweep)]
-    _raise([problem for probe in probes for problem in probe.problems()], file)
-    _raise(_misfits(sweep, probes[0]), file)
+    _raise([problem for probe in probes for problem in _problems(sweep, probe)], file)
+    _warn_of_idle_settings(sweep, probes)
     return probes[0]
 
 
@@ -108,6 +112,25 @@ def _missing_overlays(sweep: Sweep) -> Iterator[InputError]:
             yield InputError(f"there is no overlay '{name}' in {folder}", remedy=did_you_mean(name, known))
 
 
+def _misused_files(sweep: Sweep) -> Iterator[InputError]:
+    """Yield files that are no configs, overlays that are more than that, and a config that is no training's."""
+    overlays = {file for point in _points_to_look_at(sweep) for file in overlay_files(sweep, point)}
+    config: dict[str, Any] = {}
+    for file in dict.fromkeys([*sweep.config_file, *sorted(overlays)]):
+        try:
+            content = dict(ConfigParser.load_config_file(file))
+        except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+            yield InputError(f"'{file}' is no config: {first_line(error)}", remedy="name a JSON or YAML file")
+            continue
+        if file in overlays and "run" in content:
+            yield InputError(f"'{file}' is a config and no overlay", remedy="name a file that changes some settings")
+        config |= content
+    lacking = [part for part in PARTS if part not in config]
+    if lacking:
+        reason = f"'config_file' describes no training: there is no '{lacking[0]}'"
+        yield InputError(reason, remedy="begin with the bundle's train.json")
+
+
 def _points_to_look_at(sweep: Sweep) -> list[dict[str, Any]]:
     first = {axis.key: axis.ends()[0] for axis in sweep.space}
     others = [{**first, axis.key: end} for axis in sweep.space for end in axis.ends()[1:]]
@@ -129,24 +152,46 @@ def _lost(config: Any, key: str) -> InputError | None:
     return InputError(f"unknown setting '{key}': nothing stands below '{'#'.join(parts[:-1])}'", remedy="leave it out")
 
 
-def _misfits(sweep: Sweep, first: Training) -> Iterator[InputError]:
-    """Yield folds that the data list lacks, and a metric that no validation would have."""
+def _problems(sweep: Sweep, probe: Training) -> list[InputError]:
+    """Return what makes a point of the space impossible; nothing of it is trained, and no image is read."""
     try:
-        cases = first.parsed("cases")
-    except RuntimeError as error:
-        if (problem := find_input_error(error)) is None:
-            raise
-        yield problem
-        return
-    for fold in sweep.folds:
-        if fold not in cases.folds:
-            yield InputError(
-                f"the data list '{cases.name}' has no fold {fold}", remedy=f"choose of the folds {cases.folds}"
-            )
-    scores = first.parsed("scores")
-    known = [f"val/{name}" for name in score_names(scores, int(first.parsed("spatial_dims")))]
-    if sweep.metric not in known:
-        yield InputError(f"there is no score '{sweep.metric}'", remedy=did_you_mean(sweep.metric, known))
+        probe.check()
+        return [*probe.lost, *_misfits(sweep, probe)]
+    except Exception as error:
+        unknown = InputError(f"{_shown(probe.point)} cannot be: {reason_of(error)}", remedy="give other values")
+        return [*probe.lost, find_input_error(error) or unknown]
+
+
+def _misfits(sweep: Sweep, probe: Training) -> list[InputError]:
+    """Return a metric that no validation would have; raise where the data list has no cases for a fold."""
+    cases, folder = probe.parsed("cases"), probe.parsed("dataset_dir")
+    for fold in sweep.folds or (probe.parsed("fold"),):
+        for split in ("training", "validation"):
+            cases.records(folder, split, fold)
+    known = [f"val/{name}" for name in score_names(probe.parsed("scores"), int(probe.parsed("spatial_dims")))]
+    if sweep.metric in known:
+        return []
+    return [InputError(f"there is no score '{sweep.metric}'", remedy=did_you_mean(sweep.metric, known))]
+
+
+def _warn_of_idle_settings(sweep: Sweep, probes: Iterable[Training]) -> None:
+    """Say which settings would change nothing, for what read them has a value of its own: `optimizer#lr`."""
+    keys = [axis.key for axis in sweep.space] + list(sweep.overrides)
+    idle = set(keys) & _read(ConfigParser.load_config_files(list(sweep.config_file)))
+    for probe in probes:
+        for key in sorted(idle - _read(settings.of(probe.parser))):
+            beside = _shown({name: value for name, value in probe.point.items() if name != key})
+            logger.warning("'%s' changes nothing beside %s, where nothing reads it", key, beside or "the overrides")
+            idle.remove(key)
+
+
+def _read(config: Mapping[str, Any]) -> set[str]:
+    """Return the keys that something in a config refers to, its checks left out."""
+    return set(settings.REFERENCE.findall(json.dumps({**config, "initialize": []}, default=str)))
+
+
+def _shown(point: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in point.items())
 
 
 def score_names(scores: CaseScores, spatial_dims: int) -> list[str]:

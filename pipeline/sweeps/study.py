@@ -42,11 +42,11 @@ class Study:
     """
 
     def __init__(self, sweep: Sweep) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.sweep, self.folder = sweep, sweep.folder
         self.lock = FileLock(self.folder / ".claim.lock")
         self.points = _points(sweep)
         self.distributions = {axis.key: axis.distribution for axis in sweep.space}
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         name, options = sweep.pruner
         self.optuna = optuna.create_study(
             storage=_storage(sweep),
@@ -60,6 +60,11 @@ class Study:
     def attributes(self) -> dict[str, Any]:
         """What the study remembers about itself."""
         return self.optuna.user_attrs
+
+    @property
+    def key(self) -> str:
+        """What no other sweep has, in any storage or folder; known once the study has begun."""
+        return str(self.attributes["mark"])
 
     def remember(self, **facts: Any) -> None:
         """Keep facts about the sweep with the study."""
@@ -137,8 +142,6 @@ class Study:
                     optuna.Trial(self.optuna, trial_id).set_user_attr("reason", reason)
                 else:
                     known: dict[str, Any] = {"number": number, "attempts": attempts}
-                    if "mlflow_run_id" in attributes:
-                        known["mlflow_run_id"] = attributes["mlflow_run_id"]
                     point = trial.params if self.points is None else self.points[number]
                     self.optuna.enqueue_trial(point, user_attrs=known)
             self.optuna.tell(trial.number, state=TrialState.FAIL)
@@ -170,6 +173,15 @@ def trial_name(sweep: Sweep, number: int) -> str:
     return f"{sweep.name}-{number:03d}"
 
 
+def make_folder(sweep: Sweep) -> None:
+    """Make the sweep's folder, unless it is there."""
+    try:
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"the sweep's folder cannot be made: {error.strerror}"
+        raise InputError(reason, file=sweep.folder, remedy="give another output_dir") from error
+
+
 def _points(sweep: Sweep) -> list[dict[str, Any]] | None:
     name = sweep.sampler[0]
     if name == "tpe":
@@ -178,7 +190,7 @@ def _points(sweep: Sweep) -> list[dict[str, Any]] | None:
 
 
 def _storage(sweep: Sweep) -> optuna.storages.RDBStorage:
-    sweep.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(sweep)
     url = sweep.storage or f"sqlite:///{(sweep.folder / 'study.db').absolute()}"
     options = {"connect_args": {"timeout": BUSY_FOR}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial
 
 from pipeline.errors import InputError
+from pipeline.handlers.case_scores import mean_scores
 from pipeline.handlers.mlflow_run import origin
+from pipeline.journal import NAME
 from pipeline.sweeps.config_check import Training, check_config
 from pipeline.sweeps.results import counts, print_summary, ranked, write_table
-from pipeline.sweeps.study import Study
-from pipeline.sweeps.sweep_file import Sweep, read_sweep
-from pipeline.sweeps.trial import Parent
+from pipeline.sweeps.study import Study, make_folder, trial_name
+from pipeline.sweeps.sweep_file import Sweep, read_sweep, without_passwords
+from pipeline.sweeps.trial import TABLES, Parent, read_cases
 from pipeline.sweeps.work import stopped_by_sigterm, work, work_in_processes
+from pipeline.sync import sync
 from pipeline.tracking import Tracking
 from pipeline.volumes.atomic import atomic_write_text
 
@@ -42,7 +47,7 @@ def run_sweep(file: str | Path, workers: int = 1, trials: int | None = None) -> 
     with _only_one(sweep), stopped_by_sigterm():
         study = Study(sweep)
         study.begin()
-        atomic_write_text(sweep.folder / "sweep.yaml", Path(file).read_text())
+        atomic_write_text(sweep.folder / "sweep.yaml", without_passwords(Path(file).read_text()))
         store = first.parsed("mlflow")
         tracking = Tracking(store.uri, store.experiment, system_metrics_every=0)
         parent = _open(tracking, study, first)
@@ -59,13 +64,13 @@ def run_sweep(file: str | Path, workers: int = 1, trials: int | None = None) -> 
         finally:
             results = write_table(study)
             _close(tracking, study, results, status)
-        return _report(study, results, parent)
+        return _report(study, results, tracking)
 
 
 @contextmanager
 def _only_one(sweep: Sweep) -> Iterator[None]:
     """Hold the sweep's folder: what is still running in the study then, was cut short."""
-    sweep.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(sweep)
     lock = FileLock(sweep.folder / ".lock")
     try:
         with lock.acquire(timeout=0):
@@ -92,44 +97,55 @@ def _open(tracking: Tracking, study: Study, first: Training) -> Parent:
     space = json.dumps({axis.key: axis.description for axis in sweep.space})
     own = {"sweep": sweep.name, "sweep.role": "sweep", "sweep.space": space, "sweep.folder": sweep.folder}
     tags = origin(first.parsed("device"), first.parsed("data_list"), own)
-    known = study.attributes.get("mlflow_run_id") if study.attributes.get("mlflow_uri") == tracking.uri else None
-    run_id = tracking.start(sweep.name, tags, known, entries)
-    if run_id is not None:
-        study.remember(mlflow_run_id=run_id, mlflow_uri=tracking.uri)
-    return Parent(tracking.uri, tracking.experiment, run_id)
+    tracking.start(sweep.name, tags, params=entries, folder=sweep.folder, resume=True, key=study.key)
+    return Parent(tracking.uri, tracking.experiment, study.key)
 
 
 def _close(tracking: Tracking, study: Study, results: Path, status: str) -> None:
-    """Give the sweep's MLflow run the best value, and the tables."""
-    column = study.sweep.metric.removeprefix("val/")
-    number = len(study.trials())
-    tracking.metrics({f"trials/{state}": count for state, count in counts(study).items()}, number)
+    """Give the sweep's MLflow run the best trial's scores, and the tables; the step is how many trials have ended."""
+    ended = counts(study)
+    number = sum(ended.values())
+    tracking.metrics({f"trials/{state}": count for state, count in ended.items()}, number)
     if best := ranked(study)[:1]:
-        value = best[0].value or 0.0
-        tracking.metrics({f"val/{column}": value, f"best/{column}": value}, number)
+        tracking.metrics(_scores_of(study, best[0]), number)
         tracking.tag(**{"sweep.best_trial": str(best[0].user_attrs["number"])})
     for file in (results, study.folder / "sweep.yaml"):
         tracking.artifact(file)
     tracking.end(status)
 
 
-def _report(study: Study, results: Path, parent: Parent) -> Path:
+def _scores_of(study: Study, trial: FrozenTrial) -> dict[str, float]:
+    """Return a trial's mean scores as a training calls them, so that a table of runs sorts a sweep as it does a run."""
+    column = study.sweep.metric.removeprefix("val/")
+    number = trial.user_attrs.get("same_as", trial.user_attrs["number"])
+    file = study.folder / trial_name(study.sweep, number) / TABLES / "cases.csv"
+    known = mean_scores(read_cases(file)) if file.is_file() else {}
+    means = {name: value for name, value in known.items() if not math.isnan(value)} | {column: trial.value or 0.0}
+    best = {f"best/{name}": means[name] for name in ("mean_dice", column) if name in means}
+    return {f"val/{name}": value for name, value in means.items()} | best
+
+
+def _report(study: Study, results: Path, tracking: Tracking) -> Path:
     """Print what the sweep came to, and make the page of its trials."""
     print_summary(study)
     print(f"all trials: {results}")
     if not ranked(study):
         reasons = {trial.user_attrs.get("reason", "stopped") for trial in study.trials()}
         raise InputError(f"no trial of the sweep '{study.sweep.name}' came to an end: {'; '.join(sorted(reasons))}")
-    if parent.run_id is not None:
-        _compare(study, parent.uri, parent.run_id)
+    try:
+        _compare(study, tracking)
+    except Exception as error:  # a sweep is no worse without the page
+        later = f"the sweep's command again, or python -m pipeline compare --experiment {tracking.experiment}"
+        logger.warning("the trials were not compared: %s: %s. To do it later: %s", type(error).__name__, error, later)
     return results
 
 
-def _compare(study: Study, uri: str, run_id: str) -> None:
-    """Make the page that compares the trials; a sweep is no worse where that fails."""
-    try:
-        from pipeline.compare import compare
+def _compare(study: Study, tracking: Tracking) -> None:
+    """Write what an outage has left of the trials, and make the page that compares them."""
+    from pipeline.compare import compare
 
-        compare(runs=[run_id], metric=study.sweep.metric, uri=uri, output=study.folder / "comparison")
-    except Exception as error:
-        logger.warning("the trials were not compared: %s: %s", type(error).__name__, error)
+    if tracking.run_id is None:
+        raise InputError(f"no MLflow server has answered at {tracking.uri}")
+    if waiting := sorted({file.parent for file in study.folder.glob(f"*/{NAME}")}):
+        sync(waiting, tracking.uri)
+    compare(runs=[tracking.run_id], metric=study.sweep.metric, uri=tracking.uri, output=study.folder / "comparison")

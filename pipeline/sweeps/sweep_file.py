@@ -25,6 +25,9 @@ PRUNERS = {
     "hyperband": pruners.HyperbandPruner,
 }
 OF_THE_SWEEP = {"run_name", "resume", "output_dir"}  # settings that every trial is given by the sweep itself
+LONGEST_NAME = 200  # bytes; a folder's name may have 255, and a trial's has its number and fold besides
+HIGHEST_SEED = 2**31  # NumPy's end at 2**32, and TPE adds the trial's number
+PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]*@|(password=)[^&\s\"']*")
 Method = tuple[str, dict[str, Any]]
 
 
@@ -148,6 +151,11 @@ def _load(file: Path) -> dict[str, Any]:
     return content
 
 
+def without_passwords(text: str) -> str:
+    """Return a sweep file's text as others may see it: `postgresql://me:secret@host` becomes `postgresql://me:***@host`."""
+    return PASSWORD.sub(lambda found: f"{found[1]}***@" if found[1] else f"{found[2]}***", text)
+
+
 def _contradictions(axes: list[Axis], found: Mapping[str, Any]) -> Iterator[InputError]:
     """Yield what does not go together: settings that are said twice, a grid without end, no number of trials."""
     sampler = found.get("sampler", ("", {}))[0]
@@ -183,11 +191,13 @@ def _optional_text(key: str, value: Any) -> str | None:
 def _name(key: str, value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"\w[\w.\-]*", value):
         raise InputError(f"'{key}' is {value!r}", remedy="give letters, digits, '-', '_' and '.': it names a folder")
+    if len(value.encode()) > LONGEST_NAME:
+        raise InputError(f"'{key}' is longer than {LONGEST_NAME} letters", remedy="shorten it: it names a folder")
     return value
 
 
 def _files(key: str, value: Any) -> tuple[str, ...]:
-    if value is None:
+    if not value:
         raise InputError(f"'{key}' is missing", remedy=f"say {key}: bundles/unet/configs/train.json")
     files = value if isinstance(value, list) else [value]
     for file in files:
@@ -213,8 +223,8 @@ def _trials(key: str, value: Any) -> int | None:
 
 
 def _seed(key: str, value: Any) -> int:
-    if not _is_count(value, 0):
-        raise InputError(f"'{key}' is {value!r}", remedy="give a whole number, 0 or more")
+    if not _is_count(value, 0) or value > HIGHEST_SEED:
+        raise InputError(f"'{key}' is {value!r}", remedy=f"give a whole number from 0 to {HIGHEST_SEED}")
     return int(value)
 
 
@@ -246,10 +256,15 @@ def _method_of(known: Mapping[str, Any]) -> Callable[[str, Any], Method]:
         if not isinstance(name, str) or name not in known:
             raise InputError(f"there is no {key} {name!r}", remedy=did_you_mean(str(name), known))
         options = _mapping(f"{key}: {name}", options or {})
-        takes = set() if known[name] is None else {*inspect.signature(known[name]).parameters} - {"seed"}
-        for option in options.keys() - takes:
-            remedy = did_you_mean(option, takes) if takes else "leave it out"
-            raise InputError(f"the {key} {name} has no option '{option}'", remedy=remedy)
+        takes = {} if known[name] is None else dict(inspect.signature(known[name]).parameters)
+        takes.pop("seed", None)  # which has a key of its own
+        for option, given in options.items():
+            if option not in takes:
+                remedy = did_you_mean(option, takes) if takes else "leave it out"
+                raise InputError(f"the {key} {name} has no option '{option}'", remedy=remedy)
+            hint = getattr(takes[option].annotation, "__name__", takes[option].annotation)
+            if not _suits(given, hint):
+                raise InputError(f"the {key} {name} has {option}: {given!r}", remedy=f"give what Optuna takes: {hint}")
         try:
             if known[name] is not None:
                 known[name](**options)
@@ -258,6 +273,12 @@ def _method_of(known: Mapping[str, Any]) -> Callable[[str, Any], Method]:
         return name, options
 
     return read
+
+
+def _suits(value: Any, hint: str) -> bool:
+    """Return whether a value is of a type hint, as Optuna writes it: `float`, `int | None`."""
+    own = {"int": {"int", "float"}, "NoneType": {"None"}}.get(type(value).__name__, {type(value).__name__})
+    return not own.isdisjoint(hint.split(" | "))
 
 
 READERS: dict[str, tuple[Callable[[str, Any], Any], Any]] = {

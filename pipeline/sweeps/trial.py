@@ -14,10 +14,12 @@ import optuna
 
 from pipeline import settings
 from pipeline.errors import InputError, did_you_mean, raise_all
-from pipeline.handlers.case_scores import mean_scores
+from pipeline.handlers.case_scores import NO_SCORES, mean_scores
 from pipeline.handlers.evaluation_report import summary, table
 from pipeline.handlers.mlflow_run import MLflowRun, origin, params
 from pipeline.handlers.progress_bar import ProgressBar
+from pipeline.journal import NAME
+from pipeline.mlflow_store import PARENT
 from pipeline.run_folder import CHECKPOINT, read_facts
 from pipeline.sweeps.config_check import training
 from pipeline.sweeps.pruning import Pruning
@@ -30,11 +32,11 @@ TABLES = Path("evaluation", "validation")
 
 
 class Parent(NamedTuple):
-    """The sweep's own MLflow run, which those of its trials stand beneath; no id where no server answered."""
+    """The sweep's own MLflow run, which those of its trials stand beneath; its key is known without any server."""
 
     uri: str
     experiment: str
-    run_id: str | None
+    key: str
 
 
 class SweepTrial:
@@ -54,6 +56,8 @@ class SweepTrial:
     def __init__(self, sweep: Sweep, trial: optuna.Trial, parent: Parent, bars: bool = True) -> None:
         self.sweep, self.trial, self.parent, self.bars = sweep, trial, parent, bars
         self.name = trial_name(sweep, trial.user_attrs["number"])
+        self.folder = sweep.folder / self.name
+        self.key = f"{parent.key}-{trial.user_attrs['number']}"
         self.has_folds = len(sweep.folds) > 1
         self.tags = {"sweep": sweep.name, "sweep.trial": str(trial.user_attrs["number"])}
         self.tags |= {"sweep.params": json.dumps(trial.params)}
@@ -77,16 +81,16 @@ class SweepTrial:
 
     def end(self, status: str, error: str | None = None) -> str | None:
         """Close the trial's own MLflow run, if it has one; return the id of the run that stands for the trial."""
-        known = read_facts(self.sweep.folder / self.name).get("mlflow_run_id")
-        if known is None and self.tracking is None and error is not None:
+        known = read_facts(self.folder).get("mlflow_run_id")
+        is_tracked = known is not None or (self.folder / NAME).is_file()
+        if self.tracking is None and error is not None and not is_tracked:
             self._open(self.trial.params, {})  # it failed before its training had a run
-        if self.tracking is None or self.tracking.run_id is None:
+        if self.tracking is None:
             return known
-        found = self.tracking.run_id
         if error is not None:
             self.tracking.tag(error=error[:5000])
         self.tracking.end(status)
-        return found
+        return self.tracking.run_id
 
     def _train(self, run: Path, fold: int | None, is_first: bool) -> None:
         given: dict[str, Any] = {
@@ -121,11 +125,10 @@ class SweepTrial:
         """Return the tags of a training: those of the trial, or of a fold beneath the trial's run."""
         if not self.has_folds:
             return self._own_tags()
-        above = self.tracking.run_id if self.tracking else None
-        return {**self.tags, "sweep.role": "fold", "sweep.fold": str(fold), **_beneath(above)}
+        return {**self.tags, "sweep.role": "fold", "sweep.fold": str(fold), PARENT: self.key}
 
     def _own_tags(self) -> dict[str, str]:
-        return {**self.tags, "sweep.role": "trial", **_beneath(self.parent.run_id)}
+        return {**self.tags, "sweep.role": "trial", PARENT: self.parent.key}
 
     def _overlays(self) -> dict[str, Any]:
         """Return what varies and is no setting, to be a param all the same."""
@@ -142,11 +145,10 @@ class SweepTrial:
 
     def _open(self, entries: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Open a run for the trial itself, or the one again that an earlier attempt has opened."""
+        self.folder.mkdir(exist_ok=True)
         self.tracking = Tracking(self.parent.uri, self.parent.experiment, system_metrics_every=0)
-        known = self.trial.user_attrs.get("mlflow_run_id")
-        opened = self.tracking.start(self.name, {**tags, **self._own_tags()}, known, entries)
-        if opened is not None:
-            self.trial.set_user_attr("mlflow_run_id", opened)
+        own = {**tags, **self._own_tags()}
+        self.tracking.start(self.name, own, params=entries, folder=self.folder, resume=True, key=self.key)
 
     def _value(self, runs: Iterable[Path]) -> float:
         """Return the metric; a trial with folds keeps the scores of all cases in a folder of its own."""
@@ -162,13 +164,14 @@ class SweepTrial:
             reason = f"no validation case has a score '{self.sweep.metric}'"
             raise InputError(reason, remedy=did_you_mean(self.sweep.metric, [f"val/{name}" for name in scores]))
         if self.tracking is not None:
-            named = {f"val/{name}": value for name, value in scores.items()}
-            self._track(self.tracking, rows, {**named, f"best/{column}": scores[column]})
+            means = {f"val/{name}": value for name, value in scores.items()}
+            best = {f"best/{name}": scores[name] for name in ("mean_dice", column) if name in scores}
+            self._track(self.tracking, rows, means | best)
         return float(scores[column])
 
     def _track(self, tracking: Tracking, rows: list[dict[str, Any]], metrics: Mapping[str, float]) -> None:
         """Keep the scores of all folds with the trial, as a run without folds keeps its own."""
-        folder = self.sweep.folder / self.name / TABLES
+        folder = self.folder / TABLES
         atomic_write_text(folder / "cases.csv", table(rows))
         write_json(folder / "scores.json", {"split": "validation", **summary(rows)})
         tracking.metrics(metrics, 0)
@@ -180,12 +183,10 @@ def read_cases(file: Path) -> list[dict[str, Any]]:
     """Return the rows of a run's `cases.csv`; an empty field is nan."""
     with open(file, newline="") as stream:
         rows = list(csv.DictReader(stream))
-    return [{key: value if key == "case" else float(value or math.nan) for key, value in row.items()} for row in rows]
+    return [
+        {key: value if key in NO_SCORES else float(value or math.nan) for key, value in row.items()} for row in rows
+    ]
 
 
 def _is_known(stacks: Iterable[Mapping[str, Any]], name: str) -> bool:
     return all(stack.get(name) is not None for stack in stacks)
-
-
-def _beneath(run_id: str | None) -> dict[str, str]:
-    return {} if run_id is None else {"mlflow.parentRunId": run_id}

@@ -20,6 +20,7 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.errors import find_input_error
+from pipeline.sweeps.failure import reason_of
 from pipeline.sweeps.results import progress_line, write_table
 from pipeline.sweeps.study import Study
 from pipeline.sweeps.sweep_file import Sweep
@@ -80,21 +81,6 @@ def _repeat(study: Study, trial: optuna.Trial, twin: FrozenTrial) -> None:
     known = {key: twin.user_attrs[key] for key in ("reason", "mlflow_run_id") if key in twin.user_attrs}
     same = twin.user_attrs.get("same_as", twin.user_attrs["number"])
     study.finish(trial, twin.value, twin.state, **known, same_as=same)
-
-
-def reason_of(error: BaseException) -> str:
-    """Return why a trial failed, in one line."""
-    problem = find_input_error(error)
-    if problem is not None:
-        return str(problem)
-    while error.__cause__ is not None:  # MONAI wraps what a config raises
-        error = error.__cause__
-    line = next(iter(str(error).splitlines()), "")
-    return (
-        f"out of memory: {line}"
-        if isinstance(error, torch.OutOfMemoryError | MemoryError)
-        else f"{type(error).__name__}: {line}"
-    )
 
 
 def work_in_processes(study: Study, parent: Parent, workers: int) -> None:

@@ -1,7 +1,10 @@
 """What the page says: sentences, the table, numbers as they are read."""
 
+import base64
 import math
 import re
+from dataclasses import replace
+from html import escape
 
 import numpy as np
 import pytest
@@ -18,8 +21,10 @@ from pipeline.comparison.comparison_page import (
     main_rows,
     probability,
     short_value,
+    titles,
 )
 from pipeline.comparison.entries import Entry
+from pipeline.comparison.side_by_side import opponents, side_by_side
 from pipeline.comparison.statistics import Estimate
 from pipeline.slices import Slice
 
@@ -73,12 +78,19 @@ def test_many_better_runs_are_one_sentence():
 
 
 def test_luck_of_the_seed_is_said_with_its_bound():
-    found = compared(entry("base", BASE, seed=0), entry("twin", BASE + 0.02, seed=1))
-    # s = 0.02 / sqrt(2) with one degree of freedom: 12.706 sqrt(2) s = 0.2541.
-    assert answer(found) == [
+    seeds = [entry(name, BASE + 0.02 * n, seed=n) for n, name in enumerate(("base", "twin", "third"))]
+    # s = 0.02 with two degrees of freedom: 4.302653 sqrt(2) s = 0.1217.
+    assert answer(compared(*seeds)) == [
         "No run is shown to be better or worse than base.",
-        "Other scores, but by no more than another seed gives (±0.2541): twin.",
+        "Other scores, but by no more than another seed gives (±0.1217, known with 2 degrees of freedom): third, twin.",
     ]
+
+
+def test_a_verdict_that_test_and_mean_divide_is_a_sentence():
+    base, moves = np.full(22, 0.8), np.concatenate([np.linspace(0.004, 0.006, 20), [-0.5, -0.6]])
+    (said,) = answer(compared(entry("base", base), entry("odd", base + moves)))
+    assert said.startswith("odd (most cases better, mean worse) beside base: -0.0455 [")
+    assert said.endswith("20 cases better, 2 worse.")
 
 
 def test_the_table_has_numbers_to_sort_by_and_the_first_settings():
@@ -112,6 +124,69 @@ def page():
     return comparison_page(compared(*entries), "cells", histories, [kept, kept], "2026-01-02 03:04")
 
 
+def test_settings_and_runs_called_like_a_column_keep_their_own():
+    named = [
+        entry(name, BASE, run=n, cases=n % 3, **{"p (Holm)": n // 2})
+        for n, name in enumerate(("setting", "b", "c", "d"))
+    ]
+    found = compared(*named)
+    (row,) = (row for row in main_rows(found) if row["run"] == "setting")
+    assert (row["cases"].text, row["run (setting)"]) == ("12", "0")
+    assert titles(found) == ["run (setting)", "cases (setting)", "p (Holm) (setting)"]
+    more = [entry(name, BASE, a=n, b=n, c=n % 2) for n, name in enumerate(("setting", "other", "third"))]
+    page = comparison_page(compared(*more), "cells", {}, [], "now")
+    assert ">setting (run)</button>" in page
+    assert re.search(r"<tr><td>b</td><td[^>]*>0</td>", page)
+
+
+@pytest.mark.parametrize("name", ["$lr$ $x^$ \\frac{", "細胞 よい", "case"])
+def test_any_name_is_drawn_as_it_is(name):
+    square = np.zeros((8, 8), np.uint8)
+    others = [entry(f"{name} {n}", BASE + 0.01 * n, lr=f"{name}{n}", epochs=n % 3) for n in range(4)]
+    renamed = [
+        replace(
+            one,
+            scores={f"{name}{case}": {**row, f"dice/{name}": 0.5, "dice/b": 0.4} for case, row in one.scores.items()},
+        )
+        for one in others
+    ]
+    kept = {case: Slice(0.5, square, square, square) for case in renamed[0].scores}
+    histories = {one.run.id: [(1, 0.1), (2, 0.2)] for one in renamed}
+    page = comparison_page(compared(*renamed), name, histories, [kept, kept], "now")
+    drawn = [base64.b64decode(code).decode() for code in re.findall('svg\\+xml;base64,([^"]*)', page)]
+    assert sum(escape(name, quote=False) in picture for picture in drawn) == 9, (
+        "all but two without names, and the last"
+    )
+    assert f"From left to right {escape(name)} 0 and {escape(name)} 3" in page
+
+
+def test_names_that_a_picture_has_no_letters_for_stand_beside_it():
+    found = compared(entry("細胞", BASE), entry("plain", BASE + 0.1))
+    square = np.zeros((4, 4), np.uint8)
+    kept = {"case_0": Slice(0.5, square, square, square)}
+    drawn = side_by_side(found, opponents(found), [kept, kept], ["case_0"])
+    assert [axes.get_title() for axes in drawn.axes[2:4]] == ["the baseline", "plain"]
+
+
+def test_of_many_runs_the_caption_says_how_many_have_curves():
+    entries = [entry(f"run {n}", BASE + 0.01 * n) for n in range(13)]
+    histories = {one.run.id: [(1, 0.1), (2, 0.2)] for one in entries}
+    said = "Validation over the epochs; folds are averaged."
+    page = comparison_page(compared(*entries), "cells", histories, [], "now")
+    assert f"{said} The first 10 of 12 runs, and the baseline." in page
+    page = comparison_page(compared(*entries[:11]), "cells", histories, [], "now")
+    assert f"{said}</figcaption>" in page
+
+
+def test_the_trials_of_a_folded_sweep_have_lines_through_their_settings():
+    trials = tuple(entry(f"trial {n}", BASE + 0.01 * n, lr=n, width=n % 2) for n in range(4))
+    sweep = replace(trials[3], label="sweep: trial 3", trials=trials)
+    page = comparison_page(compared(entry("base", BASE), sweep), "cells", {}, [], "now")
+    folded = re.search("4 trials of sweep: trial 3</summary>(.*?)</details>", page, re.DOTALL)[1]
+    assert folded.count("<figure>") == 1
+    assert "A line per run" in folded
+
+
 def test_the_page_needs_nothing_else(page):
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page), "nothing is loaded from elsewhere"
     assert "<b>long</b>" not in page
@@ -120,7 +195,16 @@ def test_the_page_needs_nothing_else(page):
 
 
 def test_the_page_has_all_sections_and_pictures(page):
-    headings = ("Answer", "Runs", "Curves and spread", "Case by case", "Settings", "Worst cases", "How it is reckoned")
+    headings = (
+        "Answer",
+        "What to know",
+        "Runs",
+        "Curves and spread",
+        "Case by case",
+        "Settings",
+        "Worst cases",
+        "How it is reckoned",
+    )
     assert tuple(re.findall("<h2>(.*?)</h2>", page)) == headings
     # Differences, curves, spread, three panels of cases, settings, worst cases.
     assert page.count("<figure>") == 8

@@ -1,8 +1,11 @@
 """What pictures show, read from the drawn figures."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from made_entries import BASE, compared, entry
+from made_entries import BASE, DICE, compared, entry
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from pipeline.comparison import drawings
 from pipeline.comparison.entries import Entry
@@ -25,6 +28,20 @@ def test_differences_stand_in_the_order_of_the_rows(comparison):
     points = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "o"]
     assert [tuple(point) for point in points] == [pytest.approx((x, y)) for y, x in enumerate((0.02, 0.0, -0.02))]
     assert axes.get_ylim()[0] > axes.get_ylim()[1], "the best is on top"
+
+
+@pytest.mark.parametrize("by", [0.00001234, 0.0123, 1.5])
+def test_numbers_below_a_picture_do_not_meet(by):
+    found = compared(
+        entry("base", BASE), *(entry(f"run {n}", BASE + by * (n + np.linspace(0, 1, 12))) for n in range(3))
+    )
+    for figure in (drawings.differences(found), drawings.spread(found)):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        labels = [text for text in figure.axes[0].get_xticklabels() if text.get_text()]
+        boxes = sorted(text.get_window_extent(canvas.get_renderer()).extents.tolist() for text in labels)
+        assert len(boxes) >= 3
+        assert all(left[2] < right[0] for left, right in pairwise(boxes))
 
 
 def test_curves_are_averaged_over_folds_and_named(comparison):
@@ -59,7 +76,7 @@ def test_classes_have_a_picture_each():
 
 
 def test_parallel_lines_go_through_settings_to_the_score(comparison):
-    (axes,) = drawings.parallel(comparison).axes
+    (axes,) = drawings.parallel([row.entry for row in comparison.rows], DICE).axes
     best = max((line for line in axes.lines if len(line.get_xdata()) == 3), key=lambda line: line.get_zorder())
     # Rate 0.1 of 0.001..0.1, a factor of 100, is on top of a logarithmic axis; so are epochs 9 of 3..9, and the score.
     np.testing.assert_allclose(best.get_ydata(), [1, 1, 1])
@@ -69,10 +86,8 @@ def test_parallel_lines_go_through_settings_to_the_score(comparison):
 
 def test_few_runs_or_settings_have_no_parallel_lines(comparison):
     entries = [row.entry for row in comparison.rows]
-    fewer = compared(*(one for one in entries if one.label != "same"))
-    assert drawings.parallel(fewer) is None
-    one_setting = [entry(name, BASE, epochs=n) for n, name in enumerate("abcd")]
-    assert drawings.parallel(compared(*one_setting)) is None
+    assert drawings.parallel([one for one in entries if one.label != "same"], DICE) is None
+    assert drawings.parallel([entry(name, BASE, epochs=n) for n, name in enumerate("abcd")], DICE) is None
 
 
 def test_long_names_keep_both_ends():

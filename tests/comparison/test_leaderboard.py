@@ -64,6 +64,34 @@ def test_a_list_is_not_hidden_by_many_better_runs_of_another(client, monkeypatch
     assert best(client) == [("cells", DIGEST, "easy 2"), ("cells", OTHER, "hard 1")]
 
 
+def test_one_list_in_two_experiments_has_one_row_with_the_name_of_the_list(client):
+    listed = {"data_list": "/anywhere/data_lists/cells.json"}
+    made_run(client, "cells", "plain", {"a": 0.5}, tags=listed)
+    made_run(client, "tries", "long", {"a": 0.6}, tags=listed)
+    again = {"data_list": "/runs/plain/configs/data_list.json"}
+    made_run(client, "tries", "again", {"a": 0.4}, tags=again)
+    assert best(client) == [("cells", DIGEST, "long")]
+    made_run(client, "tries", "from a bundle", {"a": 0.7}, tags=again)
+    assert best(client) == [("tries", DIGEST, "from a bundle")]
+
+
+def test_means_over_other_cases_are_not_ranked_against_each_other(client):
+    for fold, (cases, score) in enumerate((("ab", 0.5), ("cd", 0.8))):
+        for name, more in (("plain", 0), ("long", 0.1)):
+            scores = dict.fromkeys(cases, score + more)
+            made_run(client, "cells", f"{name}-{fold}", scores, params={"fold": fold, "kind": f"{name}{fold}"})
+    made_run(client, "cells", "new labels", {"a": 0.9, "b": 0.9}, params={"fold": 0}, contents="e")
+    found = best_runs(Store(client.tracking_uri), DICE)
+    assert [(one.fold, one.entry.label) for one in found] == [("0", "new labels"), ("0", "long-0"), ("1", "long-1")]
+
+
+def test_folds_of_one_variant_are_one_row(client):
+    for fold in range(2):
+        made_run(client, "cells", f"plain-{fold}", {f"case_{fold}": 0.5}, params={"fold": fold})
+    (one,) = best_runs(Store(client.tracking_uri), DICE)
+    assert (one.fold, one.entry.label, one.estimate.count) == ("all 2", "plain-0 (2 folds)", 2)
+
+
 def test_trials_of_a_sweep_count_too(client):
     made_run(client, "cells", "plain", {"a": 0.5})
     sweep = made_run(client, "cells", "sweep")

@@ -1,6 +1,6 @@
 """Params of runs: what differs, what differs in step, what only says where a run lives."""
 
-from pipeline.comparison.settings_that_differ import columns, same_but, settings_of
+from pipeline.comparison.settings_that_differ import columns, same_but, settings_of, shown_settings
 from pipeline.comparison.store import TrackedRun
 
 
@@ -26,6 +26,30 @@ def test_of_a_path_the_last_name_counts_and_expressions_are_none():
         "transform/file": "b",
         "ratio": "1/3",
     }
+
+
+def test_a_data_list_is_its_digest_and_a_device_is_no_setting():
+    tags = {"data_list.digest": "0123456789abcdef"}
+    here = run({"data_list": "lists/cells.json", "device": "cpu"}, tags)
+    there = run(
+        {"data_list": "$@bundle_root + '/configs/data_list.json'", "device": "$'cuda' if True else 'cpu'"}, tags
+    )
+    assert settings_of(here) == settings_of(there) == {"data_list": "01234567"}
+
+
+def test_code_and_whole_path_of_the_data_are_shown_beside_the_settings():
+    first = run({"dataset_dir": "/a/cells", "lr": "1"}, {"mlflow.source.git.commit": "0123456789", "git.dirty": "true"})
+    second = run(
+        {"dataset_dir": "/b/cells", "lr": "2"}, {"mlflow.source.git.commit": "0123456789", "git.dirty": "false"}
+    )
+    found = columns([shown_settings(first), shown_settings(second)])
+    assert [(column.key, column.others, column.values) for column in found] == [
+        ("lr", (), ("1", "2")),
+        ("code", (), ("01234567, changed", "01234567")),
+        ("dataset_dir", (), ("/a/cells", "/b/cells")),
+    ], "they hide no setting, and none hides them"
+    assert columns([settings_of(first), settings_of(second)])[0].title == "lr"
+    assert columns([shown_settings(run({"dataset_dir": "a/cells"}))] * 2) == []
 
 
 def test_a_resumed_run_has_the_settings_of_its_last_start():

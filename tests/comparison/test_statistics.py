@@ -117,6 +117,19 @@ def test_less_may_be_better():
     assert (found.better, found.worse) == (2, 1)
 
 
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_the_tendency_is_that_of_the_ranks(higher_is_better):
+    # Ranks 1, 2, 3 of the rises weigh 6, rank 4 of the fall 4, though the fall is larger than all rises together.
+    sign = 1 if higher_is_better else -1
+    found = difference([0.1, 0.2, 0.3, -0.9], np.zeros(4), higher_is_better)
+    assert found.tendency == sign
+    assert found.estimate.mean < 0
+    # Ties share their ranks: 1.5 + 1.5 + 3 = 6 against 4.
+    assert difference([0.1, 0.1, 0.2, -0.3], np.zeros(4), higher_is_better).tendency == sign
+    assert difference([0.1, -0.1], np.zeros(2)).tendency == 0
+    assert difference([0.1], [0.1]).tendency == 0
+
+
 def test_holm_by_hand():
     # Sorted 0.01, 0.03, 0.04: times 3, 2, 1 is 0.03, 0.06, 0.04, and the last may not be below the one before.
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
@@ -163,7 +176,7 @@ def test_the_spread_of_seeds_by_hand():
     found = seed_spread([[0.80, 0.82], [0.70, 0.72, 0.74], [0.5]])
     assert found.deviation == pytest.approx(np.sqrt(0.001 / 3))
     assert found.bound == pytest.approx(3.182446 * np.sqrt(2) * found.deviation, rel=1e-6)  # t(0.975, 3) from a table
-    assert (found.variants, found.runs) == (2, 5)
+    assert (found.variants, found.runs, found.freedom) == (2, 5, 3)
     assert seed_spread([[0.5], [0.6]]) is None
 
 

@@ -77,6 +77,21 @@ def test_filter_order_and_how_many(client):
         store.search([key], "nonsense")
 
 
+def test_answers_come_page_by_page(client, monkeypatch):
+    monkeypatch.setattr(module, "PAGE", 2)
+    for number in range(5):
+        made_run(client, "cells", f"run {number}", {"a": 0.1 * number})
+    store = Store()
+    key, best = store.experiment("cells"), ["metrics.`best/mean_dice` DESC"]
+    assert names(store.search([key], FINISHED, best)) == ["run 4", "run 3", "run 2", "run 1", "run 0"]
+    assert names(store.search([key], FINISHED, best, 3)) == ["run 4", "run 3", "run 2"]
+
+
+def test_a_place_that_is_no_store_is_said():
+    with pytest.raises(InputError, match=r"the MLflow store no-such-store://here refuses: .*check --uri"):
+        Store("no-such-store://here")
+
+
 def test_runs_are_meant_by_name_id_or_beginning_of_an_id(client):
     ids = {name: made_run(client, "cells", name) for name in ("plain", "it's", "long")}
     store = Store()

@@ -20,6 +20,13 @@ def test_the_histogram_counts_every_case_once():
     assert told == ["mean 0.542", "median 0.525"]  # 2.17 / 4; between 0.5 and 0.55
 
 
+def test_no_bar_stands_behind_the_legend_of_the_histogram():
+    figure = charts.histogram(rows(*[0.3] * 9, 0.99))  # the highest bar is the one on the left
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    assert axes.get_legend().get_window_extent().y0 >= axes.bbox.y1
+
+
 def test_without_scores_there_is_no_histogram():
     assert charts.histogram(rows(NAN)) is None
     assert charts.histogram([]) is None

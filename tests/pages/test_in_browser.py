@@ -230,10 +230,14 @@ def test_overlays_are_switched_by_box_and_by_key(viewing):
         "liver",
         "kidney",
     ]
-    browser.value("document.querySelector('.plane canvas').focus()")
+    browser.value("document.querySelector('select').focus()")
+    browser.key("p")  # a letter in a list chooses in it
+    assert browser.value("document.querySelector('input.prediction').checked")
+    browser.value("document.activeElement.blur()")
     browser.key("p")
     assert pixel(browser, 0, *at(15, 15)) == [0, 0, 0]
     assert told(browser, "legend") == ""
+    browser.value("document.querySelector('.plane canvas').focus()")
     browser.key("t")  # truth alone, class 1
     assert pixel(browser, 0, *at(7, 15)) == pytest.approx(mixed(figures.CLASSES[0], 0), abs=3)
     assert pixel(browser, 0, *at(22, 15)) == [255, 255, 255]

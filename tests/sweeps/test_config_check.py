@@ -1,5 +1,5 @@
 import pytest
-from discs import ROOT
+from discs import ROOT, UNET
 from sweep_files import make_sweep, small
 
 from pipeline.errors import InputError
@@ -11,6 +11,7 @@ from pipeline.sweeps.sweep_file import read_sweep
 
 def check(folder, discs, **content):
     overrides = small(discs, **content.pop("overrides", {}))
+    overrides = {key: value for key, value in overrides.items() if key not in content["space"]}
     return check_config(make_sweep(folder, overrides=overrides, **content), "sweep.yaml")
 
 
@@ -59,8 +60,19 @@ def test_all_that_the_bundle_would_refuse_is_said_at_once(tmp_path, discs):
         ({"space": {"loss": [{"lambda_ce": 2}]}}, "would replace the component"),
         (
             {"space": {"seed": [1]}, "folds": [0, 7]},
-            r"the data list 'discs' has no fold 7. Remedy: choose of the folds \[0, 1\]",
+            r"data list 'discs' has no fold 7. Remedy: choose one of the folds \[0, 1\]",
         ),
+        ({"space": {"fold": [0, 77]}}, r"data list 'discs' has no fold 77. Remedy: choose one of the folds \[0, 1\]"),
+        (
+            {"space": {"network_def#channels": [[4, 8], [4, "a"]]}},
+            r'network_def#channels=\[4, "a"\] cannot be: TypeError: .*Remedy: give other values',
+        ),
+        (
+            {"space": {"class_names": [["background", "cell"], ["a", "b", "c"]]}},
+            "class_names is a, b, c, but the data list 'discs' has background, cell",
+        ),
+        ({"space": {"overlay": ["train"]}}, "train.json' is a config and no overlay"),
+        ({"space": {"overlay": [None, "evaluate"]}}, "evaluate.json' is a config and no overlay"),
         (
             {"space": {"seed": [1]}, "metric": "val/mean_dise"},
             "there is no score 'val/mean_dise'. Remedy: did you mean val/mean_dice?",
@@ -73,9 +85,40 @@ def test_what_the_bundle_would_refuse_is_refused_before_the_first_trial(tmp_path
     assert "sweep.yaml" in str(caught.value)
 
 
+CONFIGS = UNET / "configs"
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        (CONFIGS / "net_compact.yaml", "'config_file' describes no training: there is no 'train'.*train.json"),
+        (CONFIGS / "evaluate.json", "'config_file' describes no training: there is no '"),
+        ("env.sh", "env.sh' is no config: .*Remedy: name a JSON or YAML file"),
+        ("torn.json", "torn.json' is no config: "),
+        ("torn.yaml", "torn.yaml' is no config: "),
+        ("words.yaml", "words.yaml' is no config: "),
+    ],
+)
+def test_a_file_that_is_no_training_is_named(tmp_path, file, words):
+    for name in ("env.sh", "torn.json", "torn.yaml"):
+        (tmp_path / name).write_text("a: {")
+    (tmp_path / "words.yaml").write_text("- of\n- a list\n")
+    with pytest.raises(InputError, match=words):
+        check_config(make_sweep(tmp_path, config_file=str(tmp_path / file)), "sweep.yaml")
+
+
+def test_what_nothing_reads_any_more_is_said_once(tmp_path, discs, caplog):
+    space = {"learning_rate": [0.1, 0.2], "optimizer#lr": [0.1, 0.2], "batch_size": [1, 2]}
+    check(tmp_path, discs, space=space)
+    (said,) = [record.getMessage() for record in caplog.records if "nothing reads" in record.getMessage()]
+    assert said.startswith("'learning_rate' changes nothing beside optimizer#lr=0.1, ")
+
+
 def test_a_data_list_that_is_not_there_is_named(tmp_path, discs):
     with pytest.raises(InputError, match=r"no\.json"):
         check(tmp_path, discs, space={"seed": [1]}, overrides={"data_list": "no.json"})
+    with pytest.raises(InputError, match=r"no\.json"):
+        check(tmp_path, discs, space={"data_list": [str(discs / "discs.json"), "no.json"]})
 
 
 def test_the_example_passes(monkeypatch):

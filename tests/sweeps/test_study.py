@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 
+import optuna
 import psutil
 import pytest
 from optuna.trial import TrialState
@@ -220,3 +221,19 @@ def test_a_trial_of_this_process_or_of_another_machine_needs_no_waiting(place):
     found.claim().set_user_attr("process", {"host": "elsewhere", "pid": os.getpid(), "started": 0})
     found.begin()
     assert [trial.state for trial in found.trials()] == [TrialState.WAITING] * 2
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"the sweep's folder cannot be made: Not a directory\. Remedy: give another"):
+        Study(make_sweep(tmp_path, output_dir=str(tmp_path / "file")))
+
+
+def test_optuna_says_nothing_of_the_studies_that_it_makes(place, caplog):
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    optuna.logging.enable_propagation()
+    try:
+        Study(make_sweep(place, sampler="random", trials=2))
+    finally:
+        optuna.logging.disable_propagation()
+    assert "study created" not in caplog.text

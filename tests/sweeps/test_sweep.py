@@ -10,13 +10,17 @@ from pathlib import Path
 import optuna
 import pytest
 from mlflow.tracking import MlflowClient
+from servers import absent
 from sweep_files import POINTS, InsteadOfTraining, score_of, small, write_sweep
 
 from pipeline import figures
 from pipeline.errors import InputError
+from pipeline.feeder import Feeder
 from pipeline.sweeps import sweep as sweep_module
 from pipeline.sweeps.pruning import Pruning
 from pipeline.sweeps.sweep import run_sweep
+from pipeline.sweeps.trial import SweepTrial
+from pipeline.sync import sync
 from pipeline.tracking import Tracking
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
@@ -120,6 +124,10 @@ def test_folds_are_runs_beneath_a_trial_and_what_is_pruned_in_the_first_is_not_t
     }
     assert folds["tiny-001-fold-0"].data.tags["pruned"] == "1"
     assert trials["tiny-001"].data.tags["pruned"] == "1"
+    reports = place / "runs" / "tiny"
+    reports = {name: (reports / name / "evaluation" / "validation" / "report.html").read_text() for name in folds}
+    words = "after epoch 1: the trial was not worth more"
+    assert [name for name, report in reports.items() if words in report] == ["tiny-001-fold-0"]
     first = trials["tiny-000"]
     assert "fold" not in first.data.params
     assert first.data.params["learning_rate"] == "0.02"
@@ -195,6 +203,17 @@ def test_two_workers_come_to_what_one_comes_to(sweep, place, compared, capfd):
     assert len(runs_of(place, "trial")) == 3
 
 
+@pytest.mark.slow
+def test_two_workers_prune_by_hyperband(sweep, place, compared):
+    # Optuna draws a trial's bracket by the sweep's name and its number: 0, 1 and 0 here. In the first bracket the best
+    # third goes on after epoch 1, in the second one after epoch 3.
+    pruner = {"hyperband": {"min_resource": 1, "max_resource": 9, "reduction_factor": 3}}
+    space = {"learning_rate": [0.02, 0.01, 1e-9]}
+    rows = sweep(workers=2, space=space, pruner=pruner, overrides={"epochs": 9})
+    assert [(row["state"], row["epochs"]) for row in rows] == [("complete", "9"), ("complete", "9"), ("pruned", "1")]
+    assert runs_of(place, "trial")["tiny-002"].data.tags["pruned"] == "1"
+
+
 def test_a_complete_sweep_trains_nothing_and_says_again_what_it_came_to(sweep, place, monkeypatch, compared):
     training = InsteadOfTraining().install(monkeypatch)
     first = sweep(trials=2)
@@ -221,9 +240,24 @@ def test_a_sweep_that_is_stopped_says_how_it_goes_on(sweep, place, monkeypatch, 
     with pytest.raises(SystemExit, match="130"):
         sweep(trials=2)
     assert "the same command continues the sweep" in caplog.text
-    assert [run.info.status for run in runs_of(place, "sweep").values()] == ["KILLED"]
+    (parent,) = runs_of(place, "sweep").values()
+    assert (parent.info.status, parent.data.metrics["trials/complete"]) == ("KILLED", 1)
     assert [row["state"] for row in sweep(trials=2)] == ["complete", "complete"]
-    assert [run.info.status for run in runs_of(place, "sweep").values()] == ["FINISHED"]
+    (parent,) = runs_of(place, "sweep").values()
+    assert (parent.info.status, parent.data.metrics["trials/complete"]) == ("FINISHED", 2)
+    best = score_of({"batch_size": 1, "learning_rate": 0.2})
+    assert parent.data.metrics["best/mean_dice"] == pytest.approx(best), "that of the trial which came after the stop"
+
+
+@pytest.mark.filterwarnings("ignore:Query string argument")
+def test_a_password_stands_in_no_copy_of_the_sweep_file(sweep, place, monkeypatch, compared):
+    InsteadOfTraining().install(monkeypatch)
+    storage = f"sqlite:///{place}/runs/tiny/study.db?password=s3cret"
+    sweep(trials=1, storage=storage)
+    (parent,) = runs_of(place, "sweep").values()
+    artifact = MlflowClient().download_artifacts(parent.info.run_id, "sweep.yaml")
+    for copy in (Path(artifact), place / "runs" / "tiny" / "sweep.yaml"):
+        assert "study.db?password=***" in copy.read_text()
 
 
 def test_a_page_that_cannot_be_made_is_no_harm(sweep, monkeypatch, caplog):
@@ -235,6 +269,103 @@ def test_a_page_that_cannot_be_made_is_no_harm(sweep, monkeypatch, caplog):
     monkeypatch.setattr("pipeline.compare.compare", compare)
     assert len(sweep(trials=1)) == 1
     assert "the trials were not compared: OSError: no space" in caplog.text
+
+
+# --- without a server -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Runs that give up a server at the second silence of a tenth of a second."""
+    monkeypatch.setattr(Feeder.close, "__defaults__", (0.1,))
+
+
+def family_of(uri):
+    """What a store has of the sweep: a role, an end and the name of the run above, by each run's own name."""
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("discs").experiment_id])
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    assert len(set(names.values())) == len(runs), "each once"
+    told = [(run, run.data.tags) for run in runs]
+    return {
+        run.info.run_name: (tags["sweep.role"], run.info.status, names.get(tags.get("mlflow.parentRunId")))
+        for run, tags in told
+    }
+
+
+def metrics_of(uri, name):
+    client = MlflowClient(uri)
+    (run,) = client.search_runs(
+        [client.get_experiment_by_name("discs").experiment_id], f"attributes.run_name = '{name}'"
+    )
+    return run.data.metrics
+
+
+TRIALS = {f"tiny-00{number}": ("trial", "FINISHED", "tiny") for number in range(2)}
+
+
+@pytest.mark.parametrize("way", ["the same command", "sync"])
+def test_a_sweep_without_any_server_is_written_later(sweep, place, monkeypatch, caplog, compared, impatient, way):
+    training, store = InsteadOfTraining().install(monkeypatch), os.environ["MLFLOW_TRACKING_URI"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", absent())
+    first = sweep(trials=2, folds=[0, 1])
+    assert compared == []
+    assert "the trials were not compared: InputError: no MLflow server has answered at http" in caplog.text
+    assert "To do it later: the sweep's command again, or python -m pipeline compare --experiment discs" in caplog.text
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    if way == "sync":
+        sync(uri=store, output_dir=place / "runs")
+    else:
+        assert sweep(trials=2, folds=[0, 1]) == first
+        assert [call["metric"] for call in compared] == ["val/mean_dice"]
+    assert family_of(store) == {"tiny": ("sweep", "FINISHED", None), **TRIALS}
+    for number, row in enumerate(first):
+        assert metrics_of(store, f"tiny-00{number}")["val/mean_dice"] == pytest.approx(float(row["val/mean_dice"]))
+    assert metrics_of(store, "tiny")["trials/complete"] == 2
+    assert not list(place.glob("runs/**/mlflow*.journal"))
+    assert training.trained == [0, 0, 1, 1]
+    sweep(trials=3, folds=[0, 1])
+    assert len(family_of(store)) == 4, "the run of the sweep is found again"
+    assert metrics_of(store, "tiny")["trials/complete"] == 3
+
+
+@pytest.mark.slow
+def test_a_sweep_is_whole_after_an_outage_in_its_middle(
+    sweep, place, monkeypatch, mlflow_server, compared, impatient, caplog
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    mlflow_server.start()
+    train = SweepTrial._train
+
+    def train_and_lose_the_server(*arguments, **options):
+        train(*arguments, **options)
+        mlflow_server.kill()
+
+    content = {"space": {"learning_rate": [0.02, 0.01]}, "folds": [0, 1]}
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepTrial, "_train", train_and_lose_the_server)
+        rows = sweep(**content)
+    assert "the trials were not compared" in caplog.text
+    mlflow_server.start()
+    assert sweep(**content) == rows
+    folds = {f"{name}-fold-{fold}": ("fold", "FINISHED", name) for name in TRIALS for fold in (0, 1)}
+    assert family_of(mlflow_server.uri) == {"tiny": ("sweep", "FINISHED", None), **TRIALS, **folds}
+    for number, row in enumerate(rows):
+        for name in (f"tiny-00{number}", f"tiny-00{number}-fold-1"):
+            assert "val/mean_dice" in metrics_of(mlflow_server.uri, name)
+        pooled = metrics_of(mlflow_server.uri, f"tiny-00{number}")["val/mean_dice"]
+        assert pooled == pytest.approx(float(row["val/mean_dice"]))
+    assert not list(place.glob("runs/**/mlflow*.journal"))
+    assert len(compared) == 1
+
+
+def test_the_sweeps_own_run_has_the_scores_of_its_best_trial_whatever_the_metric(sweep, place, compared):
+    (row,) = sweep(space={"learning_rate": [0.02]}, metric="val/mean_iou")
+    (parent,), (trial,) = runs_of(place, "sweep").values(), runs_of(place, "trial").values()
+    ours, theirs = parent.data.metrics, trial.data.metrics
+    assert ours["best/mean_dice"] == pytest.approx(theirs["best/mean_dice"]), "by which tables are sorted"
+    assert ours["best/mean_iou"] == ours["val/mean_iou"] == pytest.approx(float(row["val/mean_iou"]))
+    assert ours["val/dice/cell"] == pytest.approx(theirs["val/dice/cell"])
 
 
 def test_one_process_at_a_time_runs_a_sweep(sweep, place, discs, monkeypatch):

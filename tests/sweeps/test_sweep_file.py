@@ -2,8 +2,9 @@ import pytest
 from discs import ROOT
 from sweep_files import TRAIN, make_sweep, write_sweep
 
+from pipeline.datalists.datalist import load_data_list
 from pipeline.errors import InputError
-from pipeline.sweeps.sweep_file import read_sweep
+from pipeline.sweeps.sweep_file import read_sweep, without_passwords
 
 
 def test_what_a_file_leaves_out_is_a_grid_of_the_configs_own_fold(tmp_path):
@@ -61,6 +62,8 @@ BAD = [
     ({"sampeler": "grid"}, "unknown key 'sampeler'. Remedy: did you mean sampler?"),
     ({"name": "a/b"}, "'name' is 'a/b'.*it names a folder"),
     ({"config_file": None}, "'config_file' is missing"),
+    ({"config_file": []}, "'config_file' is missing"),
+    ({"name": "a" * 201}, "'name' is longer than 200 letters. Remedy: shorten it"),
     ({"config_file": "no.json"}, "there is no file 'no.json'"),
     ({"config_file": [TRAIN, 3]}, "there is no file '3'"),
     ({"sampler": "tpee"}, "there is no sampler 'tpee'. Remedy: did you mean tpe?"),
@@ -68,6 +71,9 @@ BAD = [
     ({"sampler": "random"}, "'trials' is missing, which the sampler random needs"),
     ({"sampler": {"grid": {"seed": 1}}}, "the sampler grid has no option 'seed'. Remedy: leave it out"),
     ({"sampler": {"tpe": {"seed": 1}}, "trials": 1}, "the sampler tpe has no option 'seed'"),
+    ({"sampler": {"tpe": {"n_startup_trials": "x"}}, "trials": 1}, "tpe has n_startup_trials: 'x'.*Optuna takes: int"),
+    ({"sampler": {"tpe": {"gamma": 3}}, "trials": 1}, "the sampler tpe has gamma: 3"),
+    ({"pruner": {"median": {"n_startup_trials": True}}}, "the pruner median has n_startup_trials: True"),
     ({"pruner": "medain"}, "there is no pruner 'medain'. Remedy: did you mean median?"),
     ({"pruner": {"median": {"startup": 1}}}, "the pruner median has no option 'startup'.*n_startup_trials"),
     ({"pruner": {"median": {"n_startup_trials": -1}}}, "the pruner median refuses its options"),
@@ -80,6 +86,7 @@ BAD = [
     ({"metric": "mean_dice"}, "'metric' is 'mean_dice'. Remedy: give a validation score, such as val/mean_dice"),
     ({"direction": "up"}, "'direction' is 'up'. Remedy: say maximize or minimize"),
     ({"seed": True}, "'seed' is True"),
+    ({"seed": 2**32}, "'seed' is 4294967296. Remedy: give a whole number from 0 to 2147483648"),
     ({"storage": 5}, "'storage' is 5"),
     ({"output_dir": ""}, "'output_dir' is ''"),
     ({"space": None}, "'space' is missing"),
@@ -100,6 +107,27 @@ def test_what_is_wrong_with_a_file_is_named_with_its_remedy(tmp_path, content, w
     with pytest.raises(InputError, match=words) as caught:
         read_sweep(file)
     assert str(file) in str(caught.value)
+
+
+def test_options_of_every_kind_that_a_method_takes_are_taken(tmp_path):
+    sampler = {"tpe": {"group": False, "n_startup_trials": 3}}
+    for pruner in ({"hyperband": {"max_resource": "auto"}}, {"percentile": {"percentile": 50}}):
+        found = make_sweep(tmp_path, sampler=sampler, trials=1, pruner=pruner)
+        assert [found.sampler, found.pruner] == [*sampler.items(), *pruner.items()]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("storage: postgresql://me:s3cret@host/db # mine", "storage: postgresql://me:***@host/db # mine"),
+        ("'mlflow#uri': 'http://me:s3/cr&et@host:5000'", "'mlflow#uri': 'http://me:***@host:5000'"),
+        ('storage: "mysql://h/db?user=me&password=s3cret&ssl=1"', 'storage: "mysql://h/db?user=me&password=***&ssl=1"'),
+        ("storage: postgresql://me@host:5432/db", "storage: postgresql://me@host:5432/db"),
+        ("uri: http://host:5000/a\nb: x@y", "uri: http://host:5000/a\nb: x@y"),
+    ],
+)
+def test_passwords_are_not_shown(text, shown):
+    assert without_passwords(text) == shown
 
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path):
@@ -137,3 +165,11 @@ def test_the_example_is_a_sweep(monkeypatch):
     sweep = read_sweep("sweeps/example.yaml")
     assert sweep.name == "example"
     assert [axis.key for axis in sweep.space] == ["overlay", "optimizer#lr", "batch_size"]
+
+
+def test_the_example_has_the_cases_that_its_comparisons_need(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sweep = read_sweep("sweeps/example.yaml")
+    cases = sum(len(load_data_list("data_lists/cells.json").select("validation", fold)) for fold in sweep.folds)
+    # Every case better with one than with another is the least likely of 2^n signs, on either side; Holm's first step.
+    assert 2 / 2**cases * (sweep.total - 1) < 0.05

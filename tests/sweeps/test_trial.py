@@ -18,7 +18,8 @@ def make_trial(place, discs):
         overrides = {key: value for key, value in small(discs).items() if key not in POINTS}
         study = Study(make_sweep(place, overrides=overrides, **content))
         study.begin()
-        made.append(SweepTrial(study.sweep, study.claim(), Parent(f"sqlite:///{place}/mlflow.db", "discs", None)))
+        parent = Parent(f"sqlite:///{place}/mlflow.db", "discs", "the sweep")
+        made.append(SweepTrial(study.sweep, study.claim(), parent))
         return made[-1]
 
     yield make

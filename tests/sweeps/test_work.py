@@ -34,7 +34,7 @@ def study(place):
 
 
 def parent(place):
-    return Parent(f"sqlite:///{place}/mlflow.db", "discs", None)
+    return Parent(f"sqlite:///{place}/mlflow.db", "discs", "the sweep")
 
 
 def test_trials_are_trained_one_after_the_other_and_each_has_its_line(study, place, monkeypatch, capsys):
@@ -91,26 +91,6 @@ def test_a_point_that_comes_again_is_not_trained_again(study, place, monkeypatch
     assert [trial.value for trial in found.trials()] == [score_of(one), None, score_of(one), None]
     assert [trial.user_attrs.get("same_as") for trial in found.trials()] == [None, None, 0, 1]
     assert found.trials()[3].user_attrs["reason"] == "no such case"
-
-
-def raised_by_monai(cause):
-    """An error as MONAI raises it over what a config raised."""
-    error = RuntimeError("Failed to evaluate ...")
-    error.__cause__ = cause
-    return error
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (raised_by_monai(InputError("the loss is nan")), "the loss is nan"),
-        (raised_by_monai(raised_by_monai(ZeroDivisionError("by zero\nsecond line"))), "ZeroDivisionError: by zero"),
-        (raised_by_monai(MemoryError("3 GB")), "out of memory: 3 GB"),
-        (KeyError(), "KeyError: "),
-    ],
-)
-def test_the_reason_is_the_users_mistake_or_what_broke_first(error, reason):
-    assert work.reason_of(error) == reason
 
 
 def work_instead(sweep, above, workers, place):
