@@ -36,12 +36,13 @@ check: .venv/.installed
 	$(BIN)/mypy
 
 # The ablation takes an hour and data of its own: docs/ablation.md has its command.
-NO_CLAIM = benchmarks/measure.py benchmarks/ablation.py
+NO_CLAIM = benchmarks/measure.py benchmarks/page.py benchmarks/ablation.py
 
 bench: .venv/.installed
 	@for file in $(filter-out $(NO_CLAIM),$(wildcard benchmarks/*.py)); do \
-	    $(BIN)/python $$file --output benchmarks/results.json || exit 1; \
+	    echo "$$file"; $(BIN)/python $$file --output benchmarks/results.json || exit 1; \
 	done
+	$(BIN)/python benchmarks/page.py
 
 ui: .venv/.installed
 	$(BIN)/mlflow ui

@@ -48,7 +48,7 @@ def made_store(folder: Path) -> None:
     """Write `mlflow.db`: one run through MLflow, the others as copies of its rows, with scores of their own."""
     client, experiment = open_store(f"sqlite:///{folder}/mlflow.db", "cells")
     config = json.loads((Path(__file__).parents[1] / "bundles/unet/configs/train.json").read_text())
-    made = client.create_run(experiment, run_name="run 0", tags={"data_list.digest": "d"}).info
+    made = client.create_run(experiment, run_name="run 0", tags={"data_list.digest": "d", "data.digest": "d"}).info
     params = [Param(key.replace("#", "/"), str(value)) for key, value in flatten(config).items()]
     for start in range(0, len(params), 100):
         client.log_batch(made.run_id, params=params[start : start + 100])
@@ -82,8 +82,8 @@ def copy_runs(file: Path, client: MlflowClient, first: str) -> None:
             database.execute("UPDATE params SET value = ? WHERE run_uuid = ? AND key = 'learning_rate'", rate)
             folder = Path(re.sub("^file://", "", place.replace(first, key))) / "evaluation" / "validation"
             folder.mkdir(parents=True)
-            lines = [f"case_{case},{value},{value}" for case, value in enumerate(of_run)]
-            (folder / "cases.csv").write_text("\n".join(["case,mean_dice,dice/cell", *lines]) + "\n")
+            lines = [f"case_{case},{value},{value},{case:016x}" for case, value in enumerate(of_run)]
+            (folder / "cases.csv").write_text("\n".join(["case,mean_dice,dice/cell,data", *lines]) + "\n")
 
 
 def copy_rows(database: sqlite3.Connection, table: str, old: str, new: str) -> None:

@@ -44,20 +44,40 @@ def peak_memory(code: str) -> float:
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)  # bytes on macOS, else KiB
 
 
-def record(output: Path | None, name: str, ratio: float, at_least: float, unit: str = "times faster") -> None:
-    """Write one figure to the JSON list in `output`, in the place of an earlier one of the same name."""
+def record(
+    output: Path | None,
+    name: str,
+    ratio: float,
+    at_least: float | None,
+    unit: str = "times faster",
+    at_most: float | None = None,
+    curve: dict[str, list[float]] | None = None,
+) -> None:
+    """Write one figure to the JSON list in `output`, in the place of an earlier one of the same name.
+
+    Args:
+        output: the list; None writes nothing.
+        name: of the figure.
+        ratio: what was measured.
+        at_least: the goal, or None where nothing is promised or less is better.
+        unit: what the ratio is.
+        at_most: the goal where less is better.
+        curve: two lists of equal length by what they are, to be drawn: {"voxels": [...], "seconds": [...]}.
+    """
     if output is None:
         return
     figures = {figure["name"]: figure for figure in json.loads(output.read_text())} if output.exists() else {}
     figures[name] = {
         "name": name,
-        "ratio": round(ratio, 1),
+        "ratio": float(f"{ratio:.3g}"),
         "at_least": at_least,
         "unit": unit,
         "command": f"python benchmarks/{Path(sys.argv[0]).name}",
         "machine": machine(),
         "date": date.today().isoformat(),
     }
+    goal = {} if at_most is None else {"at_most": at_most}
+    figures[name] |= goal if curve is None else {**goal, "curve": curve}
     output.write_text(json.dumps(list(figures.values()), indent=2) + "\n")
 
 

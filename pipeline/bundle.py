@@ -18,7 +18,7 @@ from pipeline.volumes.atomic import atomic_write_text
 
 # What inference.json keeps as its own when a run's bundle is written; what else both files hold comes from training.
 OWN_OF_INFERENCE = {"bundle_root", "dataset_dir", "output_dir", "device", "initialize", "run", "checkpoint"}
-OWN_OF_INFERENCE |= {"dataset", "dataloader", "evaluator", "imports", "resume"}
+OWN_OF_INFERENCE |= {"dataset", "dataloader", "evaluator", "imports", "resume", "precision", "backend"}
 # A run folder finds itself, so that it can be moved, zipped and run from anywhere.
 MOVABLE_ROOT = "$bundle.root()"
 

@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(title="verbs", metavar="<verb>", required=True)
     _add_predict(verbs)
+    _add_precision(verbs)
     _add_check(verbs)
     _add_compare(verbs)
     _add_leaderboard(verbs)
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sweep(verbs)
     _add_datalist(verbs)
     _add_embedded(verbs)
+    _add_doctor(verbs)
     return parser
 
 
@@ -85,6 +87,22 @@ def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     verb.add_argument(*_spellings("shard_id"), type=int, default=0, help="the part to predict, from 0 on (0)")
     verb.add_argument("--overlay", nargs="+", default=[], help="config files on top of the bundle's own")
     verb.add_argument("--device", help="cpu, cuda, cuda:1; a GPU if there is one")
+    verb.add_argument(
+        "--precision",
+        choices=["auto", "float32", "bfloat16"],
+        help="number format of the network (auto: bfloat16 where it is proven harmless)",
+    )
+    verb.add_argument(
+        "--backend", choices=["auto", "torch", "onnx", "openvino"], help="program that computes it (auto)"
+    )
+    verb.add_argument(
+        "--track",
+        action="store_true",
+        help="keep the summary, and where the time went, in MLflow (MLFLOW_TRACKING_URI)",
+    )
+    verb.add_argument(
+        "--trust", action="store_true", help="run whatever code the bundle's config names; read it before you say so"
+    )
     verb.set_defaults(call=_predict)
 
 
@@ -94,12 +112,36 @@ def _spellings(name: str) -> list[str]:
 
 
 def _predict(options: argparse.Namespace) -> None:
+    from pipeline.heap import use_large_pages
+    from pipeline.quick_import import import_monai
+
+    use_large_pages()  # before torch makes its first tensor
+    import_monai()  # before anything else imports it as a whole
     from pipeline.predict import predict_with_bundle
 
-    overrides = {key: getattr(options, key) for key in ("resume", "num_shards", "shard_id")}
-    overrides |= {"device": options.device} if options.device else {}
+    overrides = {key: getattr(options, key) for key in ("resume", "num_shards", "shard_id", "track")}
+    overrides |= {key: getattr(options, key) for key in ("device", "precision", "backend") if getattr(options, key)}
     overrides |= {f"save_{wish}": True for wish in PREDICTION_WISHES if getattr(options, wish)}
-    predict_with_bundle(options.bundle, options.input_dir, options.output_dir, options.overlay, **overrides)
+    folders = (options.bundle, options.input_dir, options.output_dir)
+    predict_with_bundle(*folders, options.overlay, options.trust, **overrides)
+
+
+def _add_precision(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser(
+        "precision",
+        help="measure whether a bundle may predict in bfloat16, and keep the result beside its weights",
+        epilog="example: python -m pipeline precision runs/my-run images/",
+    )
+    verb.add_argument("bundle", help="a run's folder, or a bundle with trained weights")
+    verb.add_argument("input_dir", metavar="input", help="images such as it will see; 8 of them are predicted twice")
+    verb.add_argument("--device", help="cpu, cuda, cuda:1; a GPU if there is one")
+    verb.set_defaults(call=_precision)
+
+
+def _precision(options: argparse.Namespace) -> None:
+    from pipeline.precision_record import prove
+
+    print(prove(options.bundle, options.input_dir, options.device))
 
 
 def _add_check(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -323,6 +365,25 @@ def _add_embedded(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     verb.add_argument("data_list", help="data_lists/cells.json or data_lists/organs.json")
     verb.add_argument("dataset_dir", help="where the images go")
     verb.set_defaults(call=_make_data)
+
+
+def _add_doctor(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser(
+        "doctor",
+        help="is this machine fit to train and predict, and what a bug report should hold",
+        epilog="example: python -m pipeline doctor",
+    )
+    verb.add_argument("--uri", help="MLflow store (MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)")
+    verb.add_argument("--output_dir", default="runs", help="the folder of all runs (runs)")
+    verb.add_argument("--bundle", default="bundles/unet", help="which one to train for two steps (bundles/unet)")
+    verb.set_defaults(call=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from pipeline.doctor import examine
+
+    if not examine(options.uri, options.output_dir, options.bundle):
+        sys.exit(1)
 
 
 def _list_folders(options: argparse.Namespace) -> None:

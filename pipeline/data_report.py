@@ -108,7 +108,13 @@ def _figures(quantity: Quantity) -> list[Html]:
     left_out = len(quantity.panels) - MOST_PANELS
     note = [text(f"{left_out} more are in the table only.")] if left_out > 0 else []
     title = f"{quantity.title}{unit}"
-    return [subheading(title), legend(colours), beside(*drawn, least=240, most=360), *note, table(rows, columns, name=title)]
+    return [
+        subheading(title),
+        legend(colours),
+        beside(*drawn, least=240, most=360),
+        *note,
+        table(rows, columns, name=title),
+    ]
 
 
 def _rounded(value: float) -> float:

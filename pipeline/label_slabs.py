@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 
+from pipeline.batch.clock import during
 from pipeline.errors import InputError
 from pipeline.inferers.fitting import Shortage, attempt, does_not_fit
 from pipeline.inferers.slabs import slabs_of
@@ -73,7 +74,8 @@ def _predict(
     uncertainty: bool,
 ) -> None:
     batch = convert_to_tensor(canvas.image)[None].to(device)
-    for slab in slabs_of(inferer, batch, network, uncertainty):
+    scaled = canvas.keeps_size and _ignores_scale(pointwise)
+    for slab in during("stitch", slabs_of(inferer, batch, network, uncertainty, scaled)):
         for start, stop, logits in canvas.on_file_grid("pred", (slab.start, slab.stop, slab.logits[0])):
             record: dict[Hashable, Any] = {"pred": logits}
             for transform in pointwise:
@@ -97,6 +99,12 @@ def _parts(transforms: Sequence[Transform], keep_probabilities: bool) -> tuple[F
     return grid, voxelwise if keep_probabilities else [_without_probabilities(transform) for transform in voxelwise]
 
 
+def _ignores_scale(pointwise: Sequence[Transform]) -> bool:
+    """Whether logits times a number above 0 of each voxel's own become the same: what reads them first says so."""
+    first = pointwise[0] if pointwise else None
+    return getattr(first, "ignores_scale", False) and "pred" in getattr(first, "keys", ())
+
+
 def _without_probabilities(transform: Transform) -> Transform:
     if not hasattr(transform, "probabilities_keys"):
         return transform
@@ -113,6 +121,11 @@ class _Canvas:
         self.size = tuple(image.shape[1:]) if grid is None else grid.turned_size(image)
         self.resamplers: dict[Hashable, Any] = {}
         self.results: dict[Hashable, torch.Tensor] = {}
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether no voxel is resampled."""
+        return tuple(self.size) == tuple(self.image.shape[1:])
 
     def on_file_grid(self, key: Hashable, planes: Planes) -> Iterator[Planes]:
         """Yield planes that the network gives as those of the file."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,25 +18,29 @@ from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from pipeline.batch.batch_run import log_batch
+from pipeline.batch.clock import forwards, stage, table
 from pipeline.batch.completion import Completion, digest_of
+from pipeline.batch.failures import log_failure, raise_failures
 from pipeline.batch.inputs import Input, find_inputs, shard
 from pipeline.batch.memory import Need, check_room, wants_room
-from pipeline.batch.stages import Outcome, run_stages
+from pipeline.batch.stages import Outcome, run_stages, sigterm_interrupts
 from pipeline.batch.summary import clashes, measure, write_summary
 from pipeline.errors import InputError, find_input_error
+from pipeline.execution import prepare
 from pipeline.handlers.load_weights import load_weights
 from pipeline.label_slabs import predict_labels, split_voxelwise
 from pipeline.provenance import digest
 from pipeline.transforms.to_grid import ToGridd
+from pipeline.trust import check_config
 from pipeline.volumes.header import VolumeHeader
 
 logger = logging.getLogger(__name__)
 
 SUMMARY_EVERY = 30.0  # seconds between two writes of the summary of an unfinished batch
-MOST_LISTED = 20  # failures that the last message repeats
 # Settings that decide on no voxel of an output.
 WHERE_NOT_WHAT = {"bundle_root", "checkpoint", "input_dir", "output_dir", "dataset_dir", "device", "resume"}
-WHERE_NOT_WHAT |= {"num_shards", "shard_id"}
+WHERE_NOT_WHAT |= {"num_shards", "shard_id", "track", "precision", "backend"}
 
 
 def records(
@@ -71,6 +73,8 @@ class FolderPredictor:
         class_names: of the labels, in the summary.
         in_channels: of the network.
         device: where the network runs.
+        precision: number format of the network, and
+        backend: program that computes it: see `pipeline.execution.prepare`. What they come to is in the summary.
         probabilities: keep those of all classes for a writer, which takes the memory for them.
         uncertainty: also make `uncertainty` (1, *spatial), from 0 to 0.5: the standard deviation of a class's
             probability over the versions that an `AveragedInferer` predicts, of the class where it is largest.
@@ -78,6 +82,7 @@ class FolderPredictor:
         num_shards: parts that the batch is divided into.
         shard_id: the part to predict, from 0 to num_shards - 1.
         settings: the config, whose change makes a completed case incomplete.
+        track: log the batch as an MLflow run, in the experiment "predictions" of the store of `MLFLOW_TRACKING_URI`.
     """
 
     def __init__(
@@ -93,12 +98,15 @@ class FolderPredictor:
         class_names: Sequence[str] = (),
         in_channels: int = 1,
         device: str | torch.device = "cpu",
+        precision: str = "auto",
+        backend: str = "auto",
         probabilities: bool = False,
         uncertainty: bool = False,
         resume: bool = False,
         num_shards: int = 1,
         shard_id: int = 0,
         settings: Mapping[str, Any] | None = None,
+        track: bool = False,
     ) -> None:
         if uncertainty and not hasattr(inferer, "predict_with_spread"):
             raise InputError(
@@ -111,7 +119,8 @@ class FolderPredictor:
         self.preprocessing, self.inferer, self.postprocessing = preprocessing, inferer, postprocessing
         self.spatial_dims, self.class_names, self.in_channels = spatial_dims, class_names, in_channels
         self.probabilities, self.uncertainty, self.resume = probabilities, uncertainty, resume
-        self.num_shards, self.shard_id = num_shards, shard_id
+        self.num_shards, self.shard_id, self.track = num_shards, shard_id, track
+        self.precision, self.backend = precision, backend
         averaged = hasattr(inferer, "predict_with_spread")
         self.need = Need(_grid_of(preprocessing), len(class_names) * (probabilities + averaged + uncertainty))
         self.settings = {key: value for key, value in (settings or {}).items() if key not in WHERE_NOT_WHAT}
@@ -120,7 +129,8 @@ class FolderPredictor:
         """Predict all; return a row per case, and raise when any failed, after the others are done."""
         entries = self._entries()
         load_weights(self.weights, self.network).to(self.device).eval()
-        model = {"weights": digest(self.weights), "settings": digest_of(self.settings)}
+        self.prepared = prepare(self.network, self.weights, self.device, self.precision, self.backend)
+        model = {"weights": digest(self.weights), "settings": digest_of(self.settings), **self._execution()}
         completion = Completion(self.output_dir, model)
         rows = {entry.case: _row(entry, "waiting") for entry in entries}
         todo = self._incomplete(entries, completion, rows) if self.resume else entries
@@ -139,13 +149,17 @@ class FolderPredictor:
             raise
         finally:
             self._write_summary(rows)
+        self._tell_time(len(todo))
         self._report(list(rows.values()))
         return list(rows.values())
 
+    def _execution(self) -> dict[str, str]:
+        """Return in which number format the network computes, and by which program."""
+        return {"precision": str(self.prepared.precision), "backend": str(self.prepared.backend)}
+
     def _entries(self) -> list[Input]:
         found = find_inputs(self.input_dir, self.output_dir, self.in_channels, spatial_dims=self.spatial_dims)
-        steps = self.postprocessing.flatten().transforms
-        postfixes = {step.postfix for step in steps if hasattr(step, "postfix")}
+        postfixes = {step.postfix for step in _steps(self.postprocessing) if hasattr(step, "postfix")}
         clashing = {str(error.case): error for error in clashes([entry.case for entry in found], sorted(postfixes))}
         checked = [replace(entry, problem=entry.problem or clashing.get(entry.case)) for entry in found]
         return shard(checked, self.num_shards, self.shard_id)
@@ -174,6 +188,7 @@ class FolderPredictor:
             return self._read(entry)
 
         self._begun = written = time.monotonic()
+        self._seconds: Counter[str] = Counter()
         outcomes = run_stages(todo, read, self._predict, self._finish, self._alone)
         # A log file has a line for each case instead of the bar.
         with logging_redirect_tqdm(), tqdm(total=len(todo), desc="predict", unit="case", disable=None) as bar:
@@ -187,11 +202,15 @@ class FolderPredictor:
     def _alone(self, entry: Input) -> bool:
         return wants_room(entry.files, self.spatial_dims, self.need)
 
+    @stage("read")
     def _read(self, entry: Input) -> dict[str, Any]:
         if entry.problem is not None:
             raise entry.problem
         check_room(entry.files, self.spatial_dims, entry.case, self.need)
-        item = self.preprocessing(record(entry))
+        item: Any = record(entry)
+        for step in _steps(self.preprocessing):
+            with stage("resample" if isinstance(step, ToGridd) else "read"):
+                item = step(item)
         wanted = getattr(self.network, "in_channels", self.in_channels)
         if len(item["image"]) != wanted:
             reason = f"the image has {len(item['image'])} channels, and the network was trained on {wanted}"
@@ -199,18 +218,21 @@ class FolderPredictor:
             raise InputError(reason, case=entry.case, file=entry.files[0], remedy=remedy)
         return item
 
+    @stage("invert")
     def _predict(self, item: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         voxelwise, _ = split_voxelwise(self.postprocessing.flatten().transforms)
-        return predict_labels(
-            item, self.network, self.inferer, voxelwise, self.device, self.probabilities, self.uncertainty
-        )
+        with forwards(self.prepared, self.device):
+            return predict_labels(
+                item, self.prepared, self.inferer, voxelwise, self.device, self.probabilities, self.uncertainty
+            )
 
+    @stage("write")
     @torch.no_grad()
     def _finish(self, item: dict[Hashable, Any]) -> dict[str, Any]:
         """Write what there is to write; return what the summary says of it."""
         _, writing = split_voxelwise(self.postprocessing.flatten().transforms)
         item = Compose(writing)(item)
-        return {**measure(item, self.class_names), "outputs": item.get("outputs", [])}
+        return {**measure(item, self.class_names), **self._execution(), "outputs": item.get("outputs", [])}
 
     def _time_left(self, number: int, total: int) -> str:
         """Return how far the batch is, in words for a log."""
@@ -219,10 +241,10 @@ class FolderPredictor:
 
     def _row(self, outcome: Outcome[Input], completion: Completion) -> dict[str, Any]:
         """Record a case that is done, and return its row of the summary."""
-        entry, seconds = outcome.entry, outcome.seconds
-        taken = {"seconds": sum(seconds.values()), **{f"seconds_{stage}": value for stage, value in seconds.items()}}
+        entry, seconds, error = outcome.entry, outcome.clock.seconds, outcome.error
+        self._seconds.update(seconds)
+        taken = {"seconds": sum(seconds.values()), **{f"seconds_{name}": value for name, value in seconds.items()}}
         row = _row(entry, "done") | {key: round(value, 3) for key, value in taken.items()}
-        error = outcome.error
         if error is None:
             outputs = outcome.result["outputs"]
             row |= outcome.result | {"outputs": [file.relative_to(self.output_dir).as_posix() for file in outputs]}
@@ -234,21 +256,9 @@ class FolderPredictor:
             except (InputError, OSError) as failure:
                 error = failure
         if error is not None:
-            return row | {"status": "failed", "reason": self._reason(entry, error, completion)}
+            return row | {"status": "failed", "reason": log_failure(entry.case, error, completion.leftovers(entry))}
         logger.info("case '%s': done in %.1f s%s", entry.case, row["seconds"], self._progress)
         return row
-
-    def _reason(self, entry: Input, error: Exception, completion: Completion) -> str:
-        problem = find_input_error(error)  # MONAI's Compose wraps it
-        cause = _cause(error)
-        reason = f"{type(cause).__name__}: {cause}" if problem is None else str(problem)
-        if problem is None or problem.case is None:
-            reason = f"case '{entry.case}': {reason}"
-        if earlier := completion.leftovers(entry):
-            listed = ", ".join(str(file) for file in earlier)
-            reason += f". What an earlier batch made of this case is still there: {listed}"
-        logger.error(reason, exc_info=error if problem is None else None)  # of a bug, all there is to know
-        return reason
 
     @property
     def _summary(self) -> Path:
@@ -258,45 +268,29 @@ class FolderPredictor:
     def _write_summary(self, rows: Mapping[str, dict[str, Any]]) -> None:
         write_summary(self._summary, rows.values())
 
+    def _tell_time(self, cases: int) -> None:
+        """Log where the time went, and keep it in MLflow if that is asked for."""
+        elapsed = time.monotonic() - self._begun
+        for line in table(self._seconds, cases, elapsed):
+            logger.info(line)
+        if self.track:
+            params = {"model": self.weights, **self._execution(), "cases": cases}
+            log_batch(params, self._seconds, elapsed, self._summary.with_name(f"{self._summary.name}.csv"))
+
     def _report(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        failed = [row for row in rows if row["status"] != "done"]
-        logger.info("%d of %d images predicted, in %s", len(rows) - len(failed), len(rows), self.output_dir)
-        if failed:
-            listed = [f"  {row['reason']}" for row in failed[:MOST_LISTED]]
-            if len(failed) > MOST_LISTED:
-                listed.append(f"  and {len(failed) - MOST_LISTED} more, which the summary lists")
-            title = f"{len(failed)} of {len(rows)} images were not predicted"
-            reason = "\n".join([f"{title}:", *listed, title])  # repeated, for the remedy stands behind the list
-            raise InputError(
-                reason, file=f"{self._summary}.csv", remedy="mend these images and run again with --resume"
-            )
-
-
-@contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Let a SIGTERM, as a cluster or a service manager sends it, end the block as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
-        yield
-        return
-    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
+        done = sum(row["status"] == "done" for row in rows)
+        logger.info("%d of %d images predicted, in %s", done, len(rows), self.output_dir)
+        raise_failures(rows, f"{self._summary}.csv")
 
 
 def _grid_of(preprocessing: Callable[[Any], Any]) -> Callable[[VolumeHeader], int] | None:
     """Return how many voxels the preprocessing makes of a file, where it resamples."""
-    steps = preprocessing.flatten().transforms if isinstance(preprocessing, Compose) else [preprocessing]
-    grid = next((step for step in steps if isinstance(step, ToGridd)), None)
+    grid = next((step for step in _steps(preprocessing) if isinstance(step, ToGridd)), None)
     return None if grid is None else lambda header: grid.voxels_of(header.affine, header.shape)
 
 
-def _cause(error: BaseException) -> BaseException:
-    """Return what a transform raised, of which MONAI's error around it only says where."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def _steps(transform: Callable[[Any], Any]) -> Sequence[Callable[[Any], Any]]:
+    return transform.flatten().transforms if isinstance(transform, Compose) else [transform]
 
 
 def _row(entry: Input, status: str) -> dict[str, Any]:
@@ -304,7 +298,12 @@ def _row(entry: Input, status: str) -> dict[str, Any]:
 
 
 def predict_with_bundle(
-    bundle: str | Path, input_dir: str, output_dir: str, overlays: Sequence[str] = (), **overrides: Any
+    bundle: str | Path,
+    input_dir: str,
+    output_dir: str,
+    overlays: Sequence[str] = (),
+    trust: bool = False,
+    **overrides: Any,
 ) -> None:
     """Run the inference config of a bundle or run folder, as `python -m monai.bundle run inference` does.
 
@@ -313,6 +312,7 @@ def predict_with_bundle(
         input_dir: what to predict.
         output_dir: where results go.
         overlays: config files on top of the bundle's own.
+        trust: run whatever the config says; else only what `pipeline.trust` knows to be harmless.
         overrides: settings of the config.
     """
     folder = Path(bundle)
@@ -333,6 +333,8 @@ def predict_with_bundle(
     files = [str(file), *map(str, overlays)]
     try:
         workflow = ConfigWorkflow(config_file=files, workflow_type="inference", run_id="inference", **overrides)
+        if not trust:
+            check_config(workflow.parser, file)
         workflow.initialize()
         workflow.run()
     except KeyError as error:

@@ -22,11 +22,13 @@ from monai.utils import MetaKeys, SpaceKeys
 from pipeline.batch.inputs import Input, find_inputs
 from pipeline.batch.memory import check_room
 from pipeline.errors import InputError, find_input_error
+from pipeline.execution import prepare
 from pipeline.handlers.load_weights import load_weights
 from pipeline.label_slabs import predict_labels, split_voxelwise
 from pipeline.predict import record
 from pipeline.transforms.load_image import StrictLoadImaged
 from pipeline.transforms.to_grid import ToGridd
+from pipeline.trust import check_config
 
 
 class ServedModel(PythonModel):
@@ -35,9 +37,12 @@ class ServedModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Build what the model's `inference.json` describes, and load its weights, of which only tensors are read."""
         folder = Path(context.artifacts["bundle"])
-        parse = _parser(folder).get_parsed_content
+        parser = _parser(folder)
+        parse = parser.get_parsed_content
         self.spatial_dims, self.device = parse("spatial_dims"), torch.device(parse("device"))
-        self.network = load_weights(parse("checkpoint"), parse("network_def")).to(self.device).eval()
+        trained = load_weights(parse("checkpoint"), parse("network_def")).to(self.device).eval()
+        wishes = {key: parse(key) for key in ("precision", "backend") if key in parser.get()}
+        self.network = prepare(trained, parse("checkpoint"), self.device, **wishes)
         self.channels = getattr(self.network, "in_channels", parse("in_channels"))
         self.preprocessing, self.inferer, self.writer = parse("preprocessing"), parse("inferer"), parse("label_writer")
         self.by_slab, self.as_a_whole = split_voxelwise(parse("postprocessing"))
@@ -135,6 +140,7 @@ def _parser(folder: Path) -> Any:
     file = str(folder / "configs" / "inference.json")
     options: dict[str, Any] = {"workflow_type": "inference", "run_id": "inference", "logging_file": False}
     workflow = ConfigWorkflow(file, bundle_root=str(folder), **options)
+    check_config(workflow.parser, file)
     try:
         workflow.initialize()
     except RuntimeError as error:  # MONAI wraps what a `$` expression raises

@@ -15,7 +15,10 @@ from typing import Any
 import torch
 from monai.bundle import ConfigComponent, ConfigParser
 
+from pipeline.backends import BACKENDS
 from pipeline.errors import InputError, did_you_mean
+from pipeline.networks import compilation
+from pipeline.networks.precision import PRECISIONS
 
 REFERENCE = re.compile(r"[@%](?:::|#)?(\w+)")
 RESERVED = {"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}  # what MONAI reads of a component itself
@@ -26,6 +29,7 @@ PATHS = {"input_dir", "output_dir", "dataset_dir", "data_list", "bundle_root"}
 WHOLE_NUMBERS = {"epochs": 1, "val_interval": 1, "patience": 1, "batch_size": 1, "crops_per_case": 1}
 WHOLE_NUMBERS |= {"accumulation_steps": 1, "num_workers": 0, "seed": 0, "fold": 0, "in_channels": 1, "spatial_dims": 2}
 WHOLE_NUMBERS |= {"num_shards": 1, "shard_id": 0}
+CHOICES = {"precision": PRECISIONS, "compile": compilation.CHOICES, "backend": BACKENDS}
 
 
 def of(parser: ConfigParser) -> dict[str, Any]:
@@ -168,6 +172,7 @@ def impossible_values(parser: ConfigParser) -> Iterator[InputError]:
     rate = values.get("learning_rate", 1)
     if not isinstance(rate, int | float) or not 0 < rate < float("inf"):
         yield InputError(f"'learning_rate' is {rate!r}", remedy="give a number above 0")
+    yield from _unknown_choices(parser)
     yield from _misfitting_network(parser)
     if "device" in config:
         yield from _absent_device(parser.get_parsed_content("device"))
@@ -177,6 +182,14 @@ def impossible_values(parser: ConfigParser) -> Iterator[InputError]:
             yield InputError(reason, remedy="rename the folder, or predict with python -m pipeline predict")
     if "output_dir" in config:
         yield from _barred_folder("output_dir", Path(str(parser.get_parsed_content("output_dir"))))
+
+
+def _unknown_choices(parser: ConfigParser) -> Iterator[InputError]:
+    """A word that is none of those that a setting knows; true and false count as words."""
+    for key in CHOICES.keys() & parser.get().keys():
+        value = str(parser.get_parsed_content(key))
+        if value.lower() not in CHOICES[key]:
+            yield InputError(f"'{key}' is {value!r}", remedy=f"choose from {', '.join(CHOICES[key])}")
 
 
 def _misfitting_network(parser: ConfigParser) -> Iterator[InputError]:

@@ -27,10 +27,12 @@ def made_run(
     slices=None,
     data_list=None,
     status="FINISHED",
+    contents=None,
 ):
     """Make a run and return its id.
 
     `scores` are by case: a number is the mean Dice and that of the one class, a mapping is a row of the table.
+    `contents` are by case the digests of its files; a text is that of all.
     """
     found = client.get_experiment_by_name(experiment)
     key = found.experiment_id if found else client.create_experiment(experiment)
@@ -38,6 +40,8 @@ def made_run(
     tags = {tag: str(value) for tag, value in tags.items() if value is not None}
     run = client.create_run(key, run_name=name, tags=tags).info.run_id
     rows = [{"case": case, **row_of(value)} for case, value in (scores or {}).items()]
+    if contents is not None:
+        rows = [{**row, "data": contents if isinstance(contents, str) else contents[row["case"]]} for row in rows]
     metrics = [Metric(f"val/{metric}", value, 0, step) for metric, step, value in history]
     if rows:
         values = [row["mean_dice"] for row in rows if row.get("mean_dice") == row.get("mean_dice")]

@@ -33,7 +33,8 @@ def same(first, second):
 
 def without_times(state):
     for row in state["trainer"]["history"]:
-        del row["time/epoch"]
+        for name in [name for name in row if name.startswith("time/")]:
+            del row[name]
     return state
 
 

@@ -200,8 +200,11 @@ def test_the_summary_tells_of_every_case(predictor, tmp_path):
     light = int((image(1) > 100).sum())
     expected = {"case": "b, c", "status": "done", "reason": "", "shape": [6, 9], "outputs": ["b, c.tif"]}
     expected |= {"voxels/dark": 54 - light, "voxels/light": light}
+    expected |= {"precision": "float32", "backend": "torch"}
     assert {key: value for key, value in done.items() if not key.startswith("seconds")} == expected
-    stages = [done[f"seconds_{stage}"] for stage in ("read", "predict", "write")]
+    stages = [done[f"seconds_{stage}"] for stage in ("read", "forward", "stitch", "invert", "write")]
+    assert "seconds_resample" not in done
+    assert [key for key in failed if key.startswith("seconds_")] == ["seconds_read"]
     assert done["seconds"] == pytest.approx(sum(stages), abs=0.003)
     assert all(0 <= second < 60 for second in stages)
     with (tmp_path / "out" / "summary.csv").open(newline="") as stream:

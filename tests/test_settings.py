@@ -14,6 +14,9 @@ NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA 
 IMPOSSIBLE = [
     ({"epochs": 0}, "'epochs' is 0. Remedy: give a whole number, 1 or more"),
     ({"epochs": 2.5}, "'epochs' is 2.5. Remedy: give a whole number, 1 or more"),
+    ({"precision": "bfloat"}, "'precision' is 'bfloat'. Remedy: choose from auto, float32, bfloat16"),
+    ({"compile": "yes"}, "'compile' is 'yes'. Remedy: choose from auto, true, false"),
+    ({"compile": 1}, "'compile' is '1'"),
     ({"epochs": "$1 - 2"}, "'epochs' is -1"),
     ({"seed": -1}, "'seed' is -1. Remedy: give a whole number, 0 or more"),
     ({"batch_size": 0}, "'batch_size' is 0"),

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import time
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+
+import torch
+
+from pipeline.batch.clock import Clock
 
 Entry = TypeVar("Entry")
 
@@ -17,26 +23,25 @@ class Outcome(Generic[Entry]):
 
     Args:
         entry: the case.
-        seconds: how long it took, by stage: "read", "predict", "write".
+        clock: how long it took, by stage.
         result: what the last stage returned.
         error: what any of the stages raised; those after it were left out.
     """
 
     entry: Entry
-    seconds: dict[str, float] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
     result: Any = None
     error: Exception | None = None
 
-    def run(self, stage: str, work: Callable[[Any], Any]) -> Outcome[Entry]:
-        """Let a stage work on what the one before it returned; keep its time and its error."""
-        start = time.perf_counter()
-        value, self.result = self.result, None  # so that nothing holds the large input beside the stage itself
+    def run(self, work: Callable[[Any], Any]) -> Outcome[Entry]:
+        """Let one work on what the one before it returned, while the clock runs; keep its error."""
+        value, self.result = self.result, None  # so that nothing holds the large input beside the work itself
         if self.error is None:
             try:
-                self.result = work(value)
+                with self.clock.running():
+                    self.result = work(value)
             except Exception as error:  # of one case, which must not stop the others
                 self.error = error
-            self.seconds[stage] = time.perf_counter() - start
         return self
 
 
@@ -49,6 +54,8 @@ def run_stages(
 ) -> Iterator[Outcome[Entry]]:
     """Yield what became of each case, in order; at most three cases are in memory.
 
+    Reading and writing compute on one thread each: more would take the processors from the network.
+
     Args:
         entries: the cases.
         read: from a case to an item, in a thread of its own.
@@ -56,11 +63,11 @@ def run_stages(
         write: from an item to the result, in another thread.
         alone: tells a case that shall not be in memory together with another one.
     """
-    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
+    with _worker("read") as reader, _worker("write") as writer:
 
         def start(entry: Entry) -> Future[Outcome[Entry]]:
             outcome = Outcome(entry, result=entry)
-            return reader.submit(outcome.run, "read", read)
+            return reader.submit(outcome.run, read)
 
         reading, writing = None, None
         for number, entry in enumerate(entries):
@@ -73,16 +80,43 @@ def run_stages(
             if number + 1 < len(entries) and not solitary and not alone(entries[number + 1]):
                 reading = start(entries[number + 1])
             try:
-                outcome.run("predict", predict)
+                outcome.run(predict)
             except KeyboardInterrupt:
                 if writing is not None:  # which is done all the same
                     yield writing.result()
                 raise
             if writing is not None:
                 yield writing.result()
-            writing = writer.submit(outcome.run, "write", write)
+            writing = writer.submit(outcome.run, write)
             if solitary:
                 yield writing.result()
                 writing = None
         if writing is not None:
             yield writing.result()
+
+
+def _worker(name: str) -> ThreadPoolExecutor:
+    """Return a thread in which torch computes on one thread."""
+    threads = torch.get_num_threads()
+    worker = ThreadPoolExecutor(1, name)
+    worker.submit(_use_one_thread).result()
+    torch.set_num_threads(threads)  # what a thread sets holds for itself, and for those that are yet to come
+    return worker
+
+
+def _use_one_thread() -> None:
+    torch.get_num_threads()  # the first question of a thread sets its number to that of all
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let a SIGTERM, as a cluster or a service manager sends it, end the block as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield
+        return
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from monai.utils import ImageMetaKey, convert_to_numpy
 
+from pipeline.batch.clock import STAGES
 from pipeline.errors import InputError
 from pipeline.volumes.atomic import atomic_write_bytes, write_json
 from pipeline.volumes.reading import has_geometry
 from pipeline.volumes.voxels import count_labels
 
-COLUMNS = ("case", "status", "reason", "seconds", "seconds_read", "seconds_predict", "seconds_write")
+COLUMNS = ("case", "status", "reason", "seconds", *(f"seconds_{stage}" for stage in STAGES))
 GRID = ("shape", "spacing")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch.distributed as dist
 from monai.data import CacheDataset
+from monai.transforms.traits import RandomizableTrait
 from torch.utils.data import DistributedSampler
 
 
@@ -17,6 +18,9 @@ class SeededCacheDataset(CacheDataset):
     A worker's own random stream would make a result depend on the number of workers, and a resumed run differ from an
     uninterrupted one. Here an index may be a pair `(case, seed)`, as `SeededSampler` yields it.
 
+    A cached case is copied before the random transforms get it, unless the first of them has `copies_input`: it leaves
+    its input as it is and gives new tensors.
+
     Args:
         data: the records.
         transform: deterministic transforms first (cached in memory), random ones after.
@@ -24,7 +28,15 @@ class SeededCacheDataset(CacheDataset):
     """
 
     def __init__(self, data: Sequence[Any], transform: Callable[..., Any], cache_num: int = 1000) -> None:
-        super().__init__(data=data, transform=transform, cache_num=cache_num, num_workers=1, progress=len(data) > 50)
+        first = next((t for t in getattr(transform, "transforms", ()) if isinstance(t, RandomizableTrait)), None)
+        super().__init__(
+            data=data,
+            transform=transform,
+            cache_num=cache_num,
+            num_workers=1,
+            progress=len(data) > 50,
+            copy_cache=not getattr(first, "copies_input", False),
+        )
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, tuple):

@@ -18,6 +18,7 @@ from pipeline.metrics.overlap import accuracy, dice, iou
 from pipeline.metrics.slice_details import SliceDetails
 
 Measures = Mapping[str, Callable[..., Any]]
+NO_SCORES = ("case", "data")  # columns of a table of cases: its name, and the digest of its files
 
 
 class CaseScores(Metric):
@@ -111,7 +112,7 @@ class CaseScores(Metric):
 
 def mean_scores(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return the mean of each score over the cases that have it."""
-    names = [key for key in rows[0] if key != "case"] if rows else []
+    names = [key for key in rows[0] if key not in NO_SCORES] if rows else []
     return {name: _mean([row[name] for row in rows]) for name in names}
 
 

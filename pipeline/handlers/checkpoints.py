@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from pipeline.errors import InputError
 from pipeline.handlers.history import validated
 from pipeline.handlers.load_weights import misfit
+from pipeline.handlers.stage_times import counted_as
 from pipeline.run_folder import RunFolder
 from pipeline.volumes.atomic import atomic_path
 
@@ -76,8 +77,11 @@ class Checkpoints:
             logger.info("the run was stopped before its first checkpoint: it begins anew")
 
     def _save(self, engine: Workflow) -> None:
-        if engine.state.rank != 0:
-            return
+        if engine.state.rank == 0:
+            with counted_as("checkpoint", engine):
+                self._save_both(engine)
+
+    def _save_both(self, engine: Workflow) -> None:
         best = self.evaluator.state
         state = {name: part.state_dict() for name, part in self._all_parts(engine).items() if part is not None}
         state["settings"] = self.settings

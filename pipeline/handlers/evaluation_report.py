@@ -18,13 +18,14 @@ from ignite.engine import Events
 from monai.engines.workflow import Workflow
 
 from pipeline import figures
-from pipeline.handlers.case_scores import CaseScores
-from pipeline.handlers.mlflow_run import origin, params
+from pipeline.handlers.case_scores import NO_SCORES, CaseScores
+from pipeline.handlers.mlflow_run import origin, params, records_of
 from pipeline.report import ExtremeVolumes, origin_facts, write_report
 from pipeline.run_folder import read_facts
 from pipeline.slices import KeptSlices, write_slices
 from pipeline.tracking import Tracking
 from pipeline.volumes.atomic import atomic_write_text
+from pipeline.volumes.contents import case_digest
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ logger = logging.getLogger(__name__)
 class EvaluationReport:
     """Write what an evaluation found: `cases.csv`, `scores.json`, pictures of the worst and the best cases.
 
-    `slices.npz` keeps small slices of the same cases in every run, by which runs are compared by eye.
+    `slices.npz` keeps small slices of the same cases in every run, by which runs are compared by eye. The column `data`
+    of `cases.csv` is a digest of a case's files, if they were checked: scores of other data are told apart by it.
 
     Args:
         scores: the evaluator's key metric, which has the rows of the cases.
@@ -77,7 +79,7 @@ class EvaluationReport:
     def write(self, folder: Path, **told: Any) -> list[Path]:
         """Write tables and pictures of the evaluation that has just ended; return the files."""
         scores = {"split": self.split, **self._summary()}
-        atomic_write_text(folder / "cases.csv", table(self.engine.state.metric_details["cases"]))
+        atomic_write_text(folder / "cases.csv", table(self._rows_with_data()))
         atomic_write_text(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
         write_slices(folder / "slices.npz", self.kept.slices)
         files = [folder / name for name in ("cases.csv", "scores.json", "slices.npz")]
@@ -98,6 +100,13 @@ class EvaluationReport:
             **options,
         )
         return [*files, page]
+
+    def _rows_with_data(self) -> list[dict[str, Any]]:
+        """The rows of the cases, each with the digest of its files, if all of them are known."""
+        rows = self.engine.state.metric_details["cases"]
+        known = {record["id"]: case_digest(record) for record in records_of(self.engine)}
+        digests = [known.get(row["case"]) for row in rows]
+        return rows if None in digests else [{**row, "data": d} for row, d in zip(rows, digests, strict=True)]
 
     def _summary(self) -> dict[str, Any]:
         details = self.engine.state.metric_details
@@ -142,7 +151,7 @@ class EvaluationReport:
         root = Path(self.bundle_root or ".").resolve()
         facts = read_facts(root)
         tags = {**self.tags, "bundle_root": root, "evaluation": self.split}
-        tags = origin(self.engine.state.device, self.data_list, tags)
+        tags = origin(self.engine.state.device, self.data_list, tags, records_of(self.engine))
         title, seconds = f"{self.split} of {root.name}", time.monotonic() - self.begun
         files = self.write(folder, title=title, changes=facts.get("changes"), facts=origin_facts(tags, seconds))
         logger.info("%s split, in %s\n%s", self.split, folder, score_table(self._summary()))
@@ -161,7 +170,8 @@ class EvaluationReport:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows of cases as CSV, an empty field for n/a."""
     text = StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["case"], lineterminator="\n")
+    columns = dict.fromkeys(key for row in rows for key in row) or ["case"]
+    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: "" if _is_na(value) else value for key, value in row.items()} for row in rows)
     return text.getvalue()
@@ -173,7 +183,7 @@ def summary(rows: Sequence[dict[str, Any]], stack: Mapping[str, float] | None = 
     The scores of `stack` are of all cases together, one number each; None (n/a) where that is nan.
     """
     scores = {}
-    for name in [key for key in rows[0] if key != "case"] if rows else []:
+    for name in [key for key in rows[0] if key not in NO_SCORES] if rows else []:
         values = np.array([row[name] for row in rows if not _is_na(row[name])])
         found = {"cases": len(values), "not_applicable": len(rows) - len(values)}
         if len(values):

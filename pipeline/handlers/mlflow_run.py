@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +19,7 @@ from pipeline.bundle import flatten
 from pipeline.handlers.checkpoints import best_of
 from pipeline.run_folder import RunFolder, read_facts
 from pipeline.tracking import Tracking
+from pipeline.volumes.contents import data_digest
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class MLflowRun:
         run: the run's folder, which gives its name and remembers its MLflow id.
         config: the merged config; its leaves become the params.
         evaluator: the validation engine.
-        data_list: the list of cases; its digest becomes a tag.
+        data_list: the list of cases; its digest becomes a tag, and so does that of the data.
         tags: more tags, such as the bundle's name and version.
     """
 
@@ -65,7 +66,8 @@ class MLflowRun:
             return
         if threading.current_thread() is threading.main_thread():
             self._earlier_handler = signal.signal(signal.SIGTERM, self._terminate)
-        tags = origin(engine.state.device, self.data_list, {**self.tags, "run_folder": self.run.path})
+        records = [*records_of(engine), *records_of(self.evaluator)]
+        tags = origin(engine.state.device, self.data_list, {**self.tags, "run_folder": self.run.path}, records)
         known = read_facts(self.run.path) if self.run.resume else {}
         run_id = known.get("mlflow_run_id") if known.get("mlflow_uri") == self.tracking.uri else None
         name, resume = self.run.path.name, self.run.resume
@@ -133,9 +135,21 @@ def params(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def origin(device: Any, data_list: str | Path | None, tags: Mapping[str, Any]) -> dict[str, str]:
-    """Return a run's tags: code, machine, device and data that a result comes from, and what else is given."""
+def origin(
+    device: Any, data_list: str | Path | None, tags: Mapping[str, Any], records: Iterable[Mapping[str, Any]] = ()
+) -> dict[str, str]:
+    """Return a run's tags: code, machine, device and data that a result comes from, and what else is given.
+
+    Of the cases in `records`, in whatever order, `data.digest` is the content: the list's digest is of its words alone.
+    """
     found = {**provenance.tags(), **tags, "device": device}
     if data_list is not None:
         found |= {"data_list": data_list, "data_list.digest": provenance.digest(data_list)}
+    if (content := data_digest(records)) is not None:
+        found["data.digest"] = content
     return {key: str(value) for key, value in found.items()}
+
+
+def records_of(engine: Workflow) -> list[Mapping[str, Any]]:
+    """Return the records that an engine's cases are loaded from; none where its loader has no data set with `data`."""
+    return list(getattr(getattr(engine.data_loader, "dataset", None), "data", ()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from pipeline.errors import InputError
 from pipeline.handlers.evaluation_report import EvaluationReport, score_table
 from pipeline.handlers.load_weights import load_weights
 from pipeline.handlers.mlflow_run import origin
+from pipeline.precision_record import record_precision
 from pipeline.report import changed_settings, origin_facts
 from pipeline.run_folder import RunFolder, read_facts
 from pipeline.run_metadata import describe_run
 from pipeline.tracking import Tracking
 from pipeline.volumes.atomic import atomic_write_text
+
+logger = logging.getLogger(__name__)
 
 
 class RunBundle:
@@ -100,20 +104,21 @@ class RunBundle:
         history = engine.state.history
         named = {"bundle": self.metadata.get("name", ""), "bundle.version": self.metadata.get("version", "")}
         tags = origin(engine.state.device, self.data_list, {**named, "seed": self.config.get("seed", "")})
-        seconds = sum(row["time/epoch"] for row in history)
+        seconds, known = sum(row["time/epoch"] for row in history), read_facts(self.run.path)
         files = self.report.write(
             folder,
             title=self.run.path.name,
             history=history,
             config=self.config,
-            changes=read_facts(self.run.path).get("changes"),
-            facts=origin_facts(tags, seconds),
+            changes=known.get("changes"),
+            facts=origin_facts({**tags, "pruned": known.get("pruned")}, seconds, "time in epochs"),
         )
         figures.save(figures.curves(engine.state.history), folder / "curves.png")
         scores = json.loads((folder / "scores.json").read_text())
         description = self._write_metadata(scores).get("description", "")
         atomic_write_text(self.run.path / "docs" / "README.md", self._card(engine, description, scores))
         self._verify(engine)
+        self._record_precision(engine)
         self._track(engine, [*files, folder / "curves.png"])
 
     def _write_metadata(self, scores: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -140,6 +145,16 @@ class RunBundle:
         ):
             reason = "the network described by this file differs from the one that was trained"
             raise InputError(reason, file=file, remedy="name the network with the key `network_def` in both configs")
+
+    def _record_precision(self, engine: Workflow) -> None:
+        """Measure whether predictions may be in bfloat16; a training does not fail for that."""
+        cases = getattr(getattr(self.evaluator.data_loader, "dataset", None), "data", None)
+        if not cases or not (self.run.path / "configs" / "inference.json").is_file():
+            return
+        try:
+            record_precision(self.run.path, cases, engine.state.device)
+        except Exception as error:  # of a preprocessing that wants more than an image, for one
+            logger.warning("no record of the precision, so predictions will be in float32: %s", error)
 
     def _example(self, engine: Workflow) -> torch.Tensor:
         """Return one input of the last training batch, or what comes next to it, as a plain tensor."""

@@ -83,8 +83,10 @@ class Fitting:
             make_room: called where not even a single window fits; tells whether it has freed memory.
         """
         first, limit = 0, self.limit
-        while first < len(windows):
-            batch = windows[first : first + min(batch_size, self.limit or batch_size)]
+        while (left := len(windows) - first) > 0:
+            count = min(batch_size, self.limit or batch_size)
+            # Not one window alone at the end: in float32, a CPU convolves a single volume several times slower.
+            batch = windows[first : first + (count - 1 if left == count + 1 > 3 else count)]
             output = attempt(partial(predict, batch))
             if not isinstance(output, Shortage):
                 if limit != self.limit:

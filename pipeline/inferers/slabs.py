@@ -31,7 +31,9 @@ class Slab:
     spread: torch.Tensor | None = None
 
 
-def slabs_of(inferer: Any, image: torch.Tensor, network: Callable[..., Any], spread: bool = False) -> Iterator[Slab]:
+def slabs_of(
+    inferer: Any, image: torch.Tensor, network: Callable[..., Any], spread: bool = False, scaled: bool = False
+) -> Iterator[Slab]:
     """Yield the prediction of images (B, channels, *spatial) in slabs, in ascending order and without a gap.
 
     An inferer that has no method `slabs` gives one slab of everything.
@@ -41,10 +43,15 @@ def slabs_of(inferer: Any, image: torch.Tensor, network: Callable[..., Any], spr
         image: the batch, mostly of one image.
         network: on the image's device.
         spread: also how much several predictions of a voxel disagree, of an inferer that averages them.
+        scaled: the logits may come times a number above 0 of each voxel's own, and a slab is only used until the next
+            is asked for. This saves an inferer that sums windows up (`sums`) a division.
     """
     if spread and not hasattr(inferer, "predict_with_spread"):
         reason = f"{type(inferer).__name__} predicts once, and that does not show how uncertain it is"
         raise InputError(reason, remedy="use pipeline.inferers.averaged.AveragedInferer around it")
+    if scaled and not spread and hasattr(inferer, "sums"):
+        yield from inferer.sums(image, network)
+        return
     if hasattr(inferer, "slabs"):
         yield from inferer.slabs(image, network, **({"spread": True} if spread else {}))
         return
@@ -76,7 +83,7 @@ def joined(slabs: Iterable[Slab], inputs: torch.Tensor) -> tuple[torch.Tensor, t
             if part is None:
                 continue
             if part.shape[2] == planes:
-                wholes[name] = part
+                wholes[name] = part.contiguous()
                 continue
             if name not in wholes:
                 wholes[name] = allocate((*part.shape[:2], planes, *part.shape[3:]), part.dtype, part.device)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import product
-from math import prod
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from monai.utils import convert_to_tensor, ensure_tuple, ensure_tuple_rep
 from tqdm import tqdm
 
 from pipeline.errors import InputError
+from pipeline.inferers.equal_windows import LEFT_OUT, background_like, kinds_of_windows
 from pipeline.inferers.fitting import HOST, Fitting
 from pipeline.inferers.rolling_sum import RollingSum
 from pipeline.inferers.slabs import Slab, joined, mirror
@@ -34,12 +34,25 @@ class SlidingWindow(SlidingWindowInferer):
     at once, then their sums are held on the host. A window shrinks to an image that is smaller; MONAI pads such an
     image, with made-up values, but `pipeline.networks.unet.UNet` takes any size.
 
+    The network does not see a constant window twice, such as what was padded: its output is that of an earlier window
+    of the same values. It must be a function of each window for itself, and one in training mode is not taken as such.
+
     Args:
         args, kwargs: those of `monai.inferers.SlidingWindowInferer`. Those of the padding and of buffers do nothing.
+        skip_below: the network does not see windows of which no channel is anywhere above this value, in units of the
+            image as it is given, such as -1000 for air in Hounsfield units. They count as background in the mean with
+            their neighbours: logit 10 for class 0 and 0 for the others, or -10 of a single channel. This changes the
+            result, where the network sees anything in there. None: all windows count as the network says.
+
+    Attributes:
+        windows: how many have been put together, of all images so far.
+        forwards: of how many of them the network has seen.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, skip_below: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.skip_below = skip_below
+        self.windows = self.forwards = 0
         if not all(0 <= overlap < 1 for overlap in ensure_tuple(self.overlap)):
             raise InputError(f"overlap is {self.overlap}", remedy="give a part of the window, from 0 to below 1")
         self.fitting = Fitting()
@@ -80,50 +93,83 @@ class SlidingWindow(SlidingWindowInferer):
                 mirrored back.
             device: where sums are held and slabs are; None: the inferer's own, or the image's.
         """
-        images = convert_to_tensor(image)
-        size, axes = images.shape[2:], tuple(mirrored)
+        return self._rolled(image, network, args, kwargs, mirrored, device)
+
+    def sums(
+        self, image: torch.Tensor, network: Callable[..., Any], *args: Any, mirrored: Sequence[int] = (), **kwargs: Any
+    ) -> Iterator[Slab]:
+        """Yield what `slabs` does, times a number above 0 of each voxel's own: enough to compare classes.
+
+        This saves the division by the weights, and a copy: a slab is only valid until the next is asked for.
+        """
+        return self._rolled(image, network, args, kwargs, mirrored, means=False)
+
+    def _rolled(
+        self,
+        image: torch.Tensor,
+        network: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        mirrored: Sequence[int],
+        device: torch.device | str | None = None,
+        means: bool = True,
+    ) -> Iterator[Slab]:
+        images, axes = convert_to_tensor(image), tuple(mirrored)
+        size = images.shape[2:]
         window, starts = self._window(size), self._starts(size, axes)
         weight = mirror(self._weight(window, images), [axis - 2 for axis in axes])
+        dtype = torch.promote_types(images.dtype, torch.float32)
+        sums = RollingSum((len(images), *size), starts, weight, dtype, device or self._device(images))
         # Rows of windows along the first axis come one after the other, each with all images.
         places = list(product(starts[0], range(len(images)), *starts[1:]))
+        kinds = self._kinds(images, network, starts, window)
         kwargs = {name: value for name, value in kwargs.items() if not name.startswith("buffer_")}
 
-        def predict(batch: Sequence[Size]) -> torch.Tensor:
-            cuts = [(slice(item, item + 1), slice(None), *_cut((first, *rest), window)) for first, item, *rest in batch]
+        def predict(batch: Sequence[int]) -> torch.Tensor:
+            cuts = [_cut(*places[number], window=window) for number in batch]
             windows = torch.cat([images[cut] for cut in cuts]).to(self.sw_device or images.device)
             return mirror(_checked(network(mirror(windows, axes), *args, **kwargs), window), axes)
 
-        dtype = torch.promote_types(images.dtype, torch.float32)
-        sums = RollingSum(
-            (len(images), *size), self.planes_held(images, network), dtype, device or self._device(images)
-        )
-        group = len(places) // len(starts[0]) if self._rows_crossed(images, starts) == 0 else len(places)
-        count = done = 0
-        with tqdm(total=len(places), disable=not self.progress) as bar:
-            for begin in range(0, len(places), group):
-                together = places[begin : begin + group]
-                for batch, outputs in self.fitting.predictions(together, self.sw_batch_size, predict, sums.to_host):
-                    for (first, item, *rest), output in zip(batch, outputs, strict=True):
-                        sums.add(item, (first, *rest), output, weight)
-                    del outputs
-                    bar.update(len(batch))
-                    count += len(batch)
-                    final = places[count][0] if count < len(places) else size[0]
-                    yield from sums.take(done, final)
-                    done = final
+        outputs = self._outputs(kinds, predict, sums.to_host)
+        done = 0
+        for number in tqdm(range(len(places)), disable=not self.progress):
+            first, item, *rest = places[number]
+            sums.add(item, (first, *rest), next(outputs))
+            final = places[number + 1][0] if number + 1 < len(places) else size[0]
+            yield from sums.take(done, final, means)
+            done = final
 
     def planes_held(self, image: torch.Tensor, network: Any) -> int:
         """Return how many planes of an image's prediction, (B, channels, *spatial), `slabs` sums up at once."""
-        size = tuple(image.shape[2:])
-        starts = self._starts(size)
-        rows, crossed = starts[0], self._rows_crossed(image, starts)
-        later = [*rows[crossed:], *[rows[-1]] * crossed]
-        return max(last - first for first, last in zip(rows, later, strict=False)) + self._window(size)[0]
+        return self._window(image.shape[2:])[0]
 
-    def _rows_crossed(self, images: torch.Tensor, starts: Sequence[Sequence[int]]) -> int:
-        """How many rows further on than its first window a batch may end: none, where rows fill many batches."""
-        in_row = len(images) * prod(map(len, starts[1:]))
-        return 0 if in_row >= 4 * self.sw_batch_size else -(-(self.sw_batch_size - 1) // in_row)
+    def _outputs(
+        self, kinds: Sequence[Hashable], predict: Callable[[Sequence[int]], torch.Tensor], make_room: Callable[[], bool]
+    ) -> Iterator[torch.Tensor]:
+        """Yield the output (K, *roi) of each window, in their order; the network sees the first of each kind only."""
+        firsts: dict[Hashable, int] = {}
+        seen = [
+            number for number, kind in enumerate(kinds) if kind is None or firsts.setdefault(kind, number) == number
+        ]
+        self.windows, self.forwards = self.windows + len(kinds), self.forwards + len(seen)
+        known: dict[Hashable, torch.Tensor] = {}
+        for batch, outputs in self.fitting.predictions(seen, self.sw_batch_size, predict, make_room):
+            for number, output in zip(batch, outputs, strict=True):
+                if (kind := kinds[number]) is not None:
+                    output = known[kind] = background_like(output) if kind == LEFT_OUT else output.clone()
+                yield output
+                following = number + 1
+                while following < len(kinds) and kinds[following] in known:
+                    yield known[kinds[following]]
+                    following += 1
+            del output, outputs
+
+    def _kinds(
+        self, images: torch.Tensor, network: Callable[..., Any], starts: Sequence[Sequence[int]], window: Size
+    ) -> list[Hashable]:
+        kinds = kinds_of_windows(images, starts, window, self.skip_below)
+        is_random = getattr(network, "training", False)  # dropout
+        return [kind if kind == LEFT_OUT or not is_random else None for kind in kinds]
 
     def _window(self, size: Sequence[int]) -> Size:
         asked = ensure_tuple_rep(self.roi_size, len(size))
@@ -149,8 +195,9 @@ class SlidingWindow(SlidingWindowInferer):
         return self.device or (HOST if is_large else images.device)
 
 
-def _cut(corner: Sequence[int], window: Size) -> tuple[slice, ...]:
-    return tuple(slice(start, start + n) for start, n in zip(corner, window, strict=True))
+def _cut(first: int, item: int, *rest: int, window: Size) -> tuple[slice, ...]:
+    inside = (slice(start, start + n) for start, n in zip((first, *rest), window, strict=True))
+    return (slice(item, item + 1), slice(None), *inside)
 
 
 def _checked(output: Any, window: Size) -> torch.Tensor:

@@ -57,6 +57,8 @@ class RandElasticd(RandomizableTransform, MapTransform):
             drawn from those present. Large labels are searched on a random sub-lattice.
     """
 
+    copies_input = True  # so that a cache need not
+
     def __init__(
         self,
         keys: KeysCollection,
@@ -239,7 +241,7 @@ def resample(
         return {}
     exact = mode == "nearest"
     carried = [_to_words(item) if exact else item.float() for item in items.values()]
-    stacked = torch.cat(carried)[None]
+    stacked = torch.cat(carried)[None] if len(carried) > 1 else carried[0][None]
     sampled = grid_sample(
         stacked,
         field[None].to(stacked.device),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import math
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipeline.volumes.header import (
     check_claim,
     split_axes,
 )
+from pipeline.volumes.packing import unpacked
 
 TURN_LIMIT = 2e-3  # a qform's float32 quaternion is off by up to 1e-3 close to half a turn, where most scanners work
 
@@ -105,4 +105,4 @@ def _check_forms_agree(sform: np.ndarray, qform: np.ndarray) -> None:
 
 
 def _inflated(path: Path) -> BinaryIO:
-    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+    return unpacked(path) if path.name.lower().endswith(".gz") else path.open("rb")

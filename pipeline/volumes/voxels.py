@@ -6,6 +6,8 @@ import numpy as np
 
 from pipeline.errors import InputError
 
+FEW = 16  # labels that are counted one after the other
+
 
 def as_labels(array: np.ndarray) -> np.ndarray:
     """Return integers as they are, and whole numbers stored as floats as int64; anything else raises."""
@@ -47,7 +49,16 @@ def count_labels(labels: np.ndarray, at_least: int = 0) -> np.ndarray:
     """Return how many voxels have the label 0, 1, ..., `at_least` so many numbers; plane by plane, to save memory."""
     counts = np.zeros(at_least, np.int64)
     for plane in labels:
-        found = np.bincount(plane.ravel().astype(np.intp, copy=False), minlength=len(counts))
-        found[: len(counts)] += counts
-        counts = found
+        found = _count_few(plane, at_least) if at_least <= FEW else None
+        if found is None:
+            found = np.bincount(plane.ravel().astype(np.intp, copy=False), minlength=len(counts))
+        longer, shorter = (found, counts) if len(found) >= len(counts) else (counts, found)
+        longer[: len(shorter)] += shorter
+        counts = longer
     return counts
+
+
+def _count_few(plane: np.ndarray, labels: int) -> np.ndarray | None:
+    """Count 0, 1, ..., `labels` - 1, several times as fast as bincount; None where there are others."""
+    found = np.array([np.count_nonzero(plane == label) for label in range(labels)], np.int64)
+    return found if found.sum() == plane.size else None

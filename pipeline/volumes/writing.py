@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -20,10 +20,12 @@ from pipeline.errors import InputError
 from pipeline.volumes.atomic import atomic_path, atomic_write_bytes
 from pipeline.volumes.header import VolumeHeader, check_affine
 from pipeline.volumes.nifti import nifti_header
+from pipeline.volumes.packing import packed
 from pipeline.volumes.reading import read_header, suffix_of
 from pipeline.volumes.voxels import as_labels, check_finite
 
 FAST = 1  # compression level: label maps shrink a hundredfold at any level
+PIECE = 2**24  # bytes that are put into a file's order at once
 NIFTI_GEOMETRY = (
     *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("sform_code", "srow_x", "srow_y", "srow_z"),
@@ -44,11 +46,12 @@ def write_label_map(
     """
     with _naming(file, case):
         labels = as_labels(np.asarray(labels))
-        if labels.size == 0 or labels.min() < 0:
+        if labels.size == 0 or (labels.dtype.kind == "i" and labels.min() < 0):
             raise InputError(
                 f"a label map of shape {labels.shape} is empty or has negative numbers", remedy="count from 0 on"
             )
-    write_volume(file, labels[None].astype(np.min_scalar_type(int(labels.max()))), affine, like, case)
+    smallest = np.min_scalar_type(int(labels.max()))
+    write_volume(file, labels[None].astype(smallest, copy=False), affine, like, case)
 
 
 def write_volume(
@@ -106,7 +109,7 @@ def _naming(file: str | PathLike[str], case: str | None) -> Iterator[None]:
 def _storable(array: np.ndarray) -> np.ndarray:
     # No format here has a type for truth values, and only TIFF one for float16.
     dtype = np.dtype({"bool": "u1", "float16": "f4"}.get(array.dtype.name, array.dtype))
-    return np.ascontiguousarray(array, dtype.newbyteorder("="))
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def _write_nifti(temporary: Path, array: np.ndarray, affine: np.ndarray, like: VolumeHeader | None) -> None:
@@ -118,12 +121,24 @@ def _write_nifti(temporary: Path, array: np.ndarray, affine: np.ndarray, like: V
     header.set_data_dtype(voxels.dtype)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     image = kind(voxels, None, header)  # without an affine, the header's own forms are kept
+    image.update_header()
+    image.header.set_slope_inter(1, 0)
     with temporary.open("wb") as stream:
         if temporary.suffix.lower() == ".gz":
-            with gzip.GzipFile("", "wb", FAST, stream, mtime=0) as packed:  # no name and no time: equal bytes
-                image.to_stream(packed)
+            with packed(stream) as inner:
+                _write_single(inner, image.header, voxels)
         else:
-            image.to_stream(stream)
+            _write_single(stream, image.header, voxels)
+
+
+def _write_single(stream: BinaryIO, header: nib.Nifti1Header, voxels: np.ndarray) -> None:
+    """Write header and voxels, as nibabel's `to_stream` does, which goes line by line."""
+    header.write_to(stream)
+    stream.write(bytes(header.get_data_offset() - header.sizeof_hdr - 4))  # 4 bytes say that there is no extension
+    planes = voxels.T  # the last axis first: its order in memory is that of the file
+    step = max(PIECE // max(planes[:1].nbytes, 1), 1)
+    for start in range(0, len(planes), step):
+        stream.write(np.ascontiguousarray(planes[start : start + step]).data)
 
 
 def _nifti_geometry(shape: tuple[int, ...], affine: np.ndarray, like: VolumeHeader | None) -> nib.Nifti1Header:

@@ -116,7 +116,7 @@ ROWS = [
         "status": "done",
         "reason": "",
         "seconds": 2.5,
-        "seconds_predict": 2.0,
+        "seconds_forward": 2.0,
         "shape": [2, 3, 4],
         "spacing": [0.5, 2.0, 2.5],
         "voxels/background": 20,
@@ -134,7 +134,7 @@ def test_both_files_say_the_same_in_order_of_the_cases(tmp_path):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["summary-0-of-2.csv", "summary-0-of-2.json"]
     columns, *lines = table(tmp_path / "new" / "summary-0-of-2.csv")
     assert columns == [
-        *("case", "status", "reason", "seconds", "seconds_predict", "shape", "spacing"),
+        *("case", "status", "reason", "seconds", "seconds_forward", "shape", "spacing"),
         *("voxels/background", "voxels/liver", "voxels/label 7", "ml/liver", "ml/label 7", "outputs"),
     ]
     assert lines[0] == ["a", "failed", 'is "truncated", see\nbelow', "0.5", *[""] * 9]

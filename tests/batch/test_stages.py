@@ -1,10 +1,15 @@
 """What is read ahead and written behind, and what an error of one case leaves of the others."""
 
+import os
+import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
-from pipeline.batch.stages import run_stages
+from pipeline.batch.clock import stage as clock_stage
+from pipeline.batch.stages import run_stages, sigterm_interrupts
 
 
 def collect(entries, **stages):
@@ -19,8 +24,7 @@ def test_every_case_goes_through_all_stages_in_order():
         ("b", "brpw", None),
         ("c", "crpw", None),
     ]
-    assert all(set(one.seconds) == {"read", "predict", "write"} for one in outcomes)
-    assert all(0 <= second < 60 for one in outcomes for second in one.seconds.values())
+    assert all(one.clock.seconds == {} for one in outcomes), "what they are called, the stages say themselves"
 
 
 def test_no_case_is_no_outcome():
@@ -45,7 +49,31 @@ def test_an_error_of_one_case_stops_no_other_and_skips_its_later_stages(stage):
     assert [one.result for one in outcomes] == ["a", None, "c"]
     before = ["read", "predict", "write"][: ["read", "predict", "write"].index(stage)]
     assert [name for value, name in done if value == "b"] == before
-    assert list(outcomes[1].seconds) == [*before, stage]
+
+
+def test_the_clock_of_a_case_runs_in_all_its_stages():
+    def charged(name):
+        return clock_stage(name)(lambda value: value)
+
+    outcomes = collect(["a", "b"], read=charged("read"), predict=charged("forward"), write=charged("write"))
+    assert [list(one.clock.seconds) for one in outcomes] == [["read", "forward", "write"]] * 2
+    assert all(0 <= second < 60 for one in outcomes for second in one.clock.seconds.values())
+
+
+def test_reading_and_writing_compute_on_one_thread_and_the_network_on_all():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = collect([1], read=lambda x: [torch.get_num_threads()], predict=threads_too, write=threads_too)
+        assert found[0].result == [1, 3, 1]
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_too(found):
+    return [*found, torch.get_num_threads()]
 
 
 def test_the_next_case_is_read_while_one_is_predicted_and_the_last_one_is_written():
@@ -118,3 +146,16 @@ def test_an_interruption_ends_it_after_what_was_begun_is_written():
     assert next(outcomes).result == -1
     with pytest.raises(KeyboardInterrupt):
         next(outcomes)
+
+
+def test_a_sigterm_interrupts_and_afterwards_is_itself_again():
+    with pytest.raises(KeyboardInterrupt), sigterm_interrupts():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with ThreadPoolExecutor(1) as thread:  # where no handler can be set
+
+        def enter():
+            with sigterm_interrupts():
+                return signal.getsignal(signal.SIGTERM)
+
+        assert thread.submit(enter).result() is signal.SIG_DFL

@@ -42,7 +42,7 @@ def test_a_figure_replaces_the_one_of_its_name(tmp_path, monkeypatch):
     machine = first.pop("machine")
     assert first == {
         "name": "weights",
-        "ratio": 123.5,
+        "ratio": 123.0,
         "at_least": 100,
         "unit": "times faster",
         "command": "python benchmarks/weights.py",

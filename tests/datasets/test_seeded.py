@@ -1,10 +1,12 @@
 """The same seed, epoch and position give the same sample, whoever draws it."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
 from monai.data import DataLoader
-from monai.transforms import Compose, RandShiftIntensityd
+from monai.transforms import Compose, RandomizableTransform, RandShiftIntensityd
 
 from pipeline.datasets.seeded import SeededCacheDataset, SeededSampler, ShareOfRank
 
@@ -35,6 +37,29 @@ def test_every_case_comes_as_often_as_it_is_repeated_and_differently():
     drawn = samples(0, 1)
     assert sorted(case for case, _ in drawn) == sorted(str(n) for n in range(7) for _ in range(2))
     assert len({value - int(case) for case, value in drawn}) == 14
+
+
+class AddsDraw(RandomizableTransform):
+    """Add a random number to the image: to a copy of it, or to the image itself."""
+
+    def __init__(self, copies_input):
+        super().__init__()
+        self.copies_input = copies_input
+
+    def __call__(self, data):
+        image = data["image"].clone() if self.copies_input else data["image"]
+        return data | {"image": image.add_(self.R.random_sample())}
+
+
+@pytest.mark.parametrize("copies_input", [True, False])
+def test_the_cached_case_stays_as_it_is_and_is_copied_once(copies_input, monkeypatch):
+    copies = []
+    monkeypatch.setattr("monai.data.dataset.deepcopy", lambda item: copies.append(item) or deepcopy(item))
+    dataset = SeededCacheDataset(deepcopy(DATA), Compose([AddsDraw(copies_input)]))
+    copies.clear()
+    first, again = (float(dataset[3, 5]["image"][0, 0]) for _ in range(2))
+    assert first == again > 3
+    assert len(copies) == (0 if copies_input else 2)
 
 
 @pytest.fixture

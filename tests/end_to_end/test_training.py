@@ -100,6 +100,10 @@ def test_mlflow_remembers_the_run(run_bundle, only_run, tmp_path):
         "val/mean_dice",
         "val/dice/cell",
         "time/epoch",
+        "time/data",
+        "time/forward",
+        "time/validation",
+        "time/checkpoint",
         "best/mean_dice",
     } <= metrics.keys()
     run_id = tracked.info.run_id

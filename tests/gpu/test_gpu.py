@@ -35,12 +35,21 @@ def test_forward_and_gradient_equal_those_of_the_cpu(spatial_dims):
 
 
 @pytest.mark.parametrize("compile_network", [False, True])
-def test_training_with_mixed_precision_learns(run_bundle, only_run, compile_network):
-    options = {"device": "cuda", "amp": True, "epochs": 12, "learning_rate": 0.02, "compile": compile_network}
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_training_with_mixed_precision_learns(run_bundle, only_run, dtype, compile_network):
+    options = {"device": "cuda", "epochs": 12, "learning_rate": 0.02, "compile": compile_network, "train#dtype": dtype}
     run_bundle("training", "train.json", **options)
     state = torch.load(only_run() / "checkpoints" / "last.pt", weights_only=True)
     assert state["best"]["metric"] > 0.5
-    assert "scaler" in state
+    assert ("scaler" in state) == (dtype == torch.float16)
+
+
+def test_the_stages_of_a_training_on_a_gpu_sum_to_its_time(run_bundle, only_run):
+    run_bundle("training", "train.json", device="cuda", epochs=3)
+    *_, last = torch.load(only_run() / "checkpoints" / "last.pt", weights_only=True)["trainer"]["history"]
+    stages = [seconds for name, seconds in last.items() if name.startswith("time/") and name != "time/epoch"]
+    assert min(stages) >= 0
+    assert sum(stages) == pytest.approx(last["time/epoch"], rel=0.3)
 
 
 def test_a_resumed_run_goes_on_where_it_stopped(run_bundle, tmp_path):

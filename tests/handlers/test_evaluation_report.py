@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from engines import scoring_evaluator
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from pipeline.handlers.case_scores import CaseScores
+from pipeline.handlers.case_scores import CaseScores, mean_scores
 from pipeline.handlers.evaluation_report import EvaluationReport, score_table, summary, table
 from pipeline.slices import read_slices
+from pipeline.sweeps.trial import read_cases
 from pipeline.tracking import Tracking
+from pipeline.volumes.contents import case_digest, look_at
 
 NAMES = ["background", "cell"]
 N_A = float("nan")
@@ -181,6 +184,38 @@ def test_with_a_folder_it_is_written_at_the_end_by_the_first_rank(tmp_path):
     engine.state.rank = 1
     engine.run()
     assert not (tmp_path / "second").exists()
+
+
+class Listed(list):
+    """Batches of a data set that knows its records."""
+
+    def __init__(self, batches, records):
+        super().__init__(batches)
+        self.dataset = SimpleNamespace(data=records)
+
+
+def test_the_table_names_the_content_of_the_files_that_were_checked(tmp_path):
+    report = evaluated(FIVE)
+    records = []
+    for name, truth, _ in FIVE:
+        Image.fromarray(truth.astype(np.uint8)).save(tmp_path / f"{name}.png")
+        records.append({"id": name, "image": str(tmp_path / f"{name}.png"), "label": str(tmp_path / f"{name}.png")})
+    report.engine.data_loader = Listed(report.engine.data_loader, records)
+    report.write(tmp_path / "unseen")
+    assert "data" not in (tmp_path / "unseen" / "cases.csv").read_text().splitlines()[0]
+    for record in records:
+        look_at(record["image"], 2)
+    report.write(tmp_path / "seen")
+    with (tmp_path / "seen" / "cases.csv").open() as stream:
+        found = {row["case"]: row["data"] for row in csv.DictReader(stream)}
+    assert found == {record["id"]: case_digest(record) for record in records}
+    assert summary(read_cases(tmp_path / "seen" / "cases.csv")) == report._summary()
+
+
+def test_rows_with_a_digest_and_without_make_one_table():
+    rows = [{"case": "a", "mean_dice": 0.5}, {"case": "b", "mean_dice": 0.7, "data": "0" * 16}]
+    assert table(rows).splitlines() == ["case,mean_dice,data", "a,0.5,", "b,0.7,0000000000000000"]
+    assert mean_scores(rows[::-1]) == {"mean_dice": pytest.approx(0.6)}
 
 
 @pytest.mark.parametrize("trained_here", [True, False])

@@ -19,6 +19,7 @@ from pipeline.handlers.history import History
 from pipeline.handlers.mlflow_run import MLflowRun
 from pipeline.run_folder import RunFolder, read_facts
 from pipeline.tracking import Tracking
+from pipeline.volumes.contents import data_digest, look_at
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_finished_training(tmp_path, uri):
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "a"
     assert run.data.tags["run_folder"] == str(tmp_path / "runs" / "a")
-    assert "error" not in run.data.tags
+    assert not {"error", "data.digest"} & run.data.tags.keys()
     assert steps(made, "train/iteration_loss") == {1: 1.0, 2: 1.0, 3: 1.0}
     assert steps(made, "train/iteration_learning_rate") == {1: 0.1, 2: 0.1, 3: 0.1}
     assert steps(made, "val/mean_dice") == {1: 0.5, 2: 0.75, 3: 0.25}
@@ -82,6 +83,30 @@ def test_a_finished_training(tmp_path, uri):
     assert steps(made, "best/epoch") == {3: 2}
     assert "epoch" not in run.data.metrics
     assert RunFolder(tmp_path / "runs", "a", resume=True).path, "another process may go on"
+
+
+def test_the_data_is_a_tag_whichever_fold_validates(tmp_path, uri):
+    records = []
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(name.encode())
+        look_at(tmp_path / f"{name}.png", 2)
+        records.append({"id": name, "image": str(tmp_path / f"{name}.png")})
+    digests = []
+    for number, (trained, validated) in enumerate(((records[:2], records[2:]), (records[1:], records[:1]))):
+        made = training(tmp_path / f"runs {number}", uri)
+        for engine, own in ((made.engine, trained), (made.evaluator, validated)):
+            engine.data_loader = Listed(engine.data_loader, own)
+        made.engine.run()
+        digests.append(tracked(made).data.tags["data.digest"])
+    assert digests == [data_digest(records)] * 2
+
+
+class Listed(list):
+    """Batches of a data set that knows its records."""
+
+    def __init__(self, batches, records):
+        super().__init__(batches)
+        self.dataset = SimpleNamespace(data=records)
 
 
 def test_an_error_ends_the_run_as_failed_and_is_raised(tmp_path, uri):

@@ -66,3 +66,14 @@ def test_pieces_are_views_of_few_values(monkeypatch):
     assert torch.equal(torch.cat([piece.logits for piece in pieces], dim=2), values)
     assert torch.equal(pieces[1].spread, -values[:, :, 2:4])
     assert pieces[1].logits.untyped_storage().data_ptr() == values.untyped_storage().data_ptr()
+
+
+def test_scaled_slabs_are_only_those_of_an_inferer_that_sums():
+    image, window = torch.randn(1, 2, 16, 5), SlidingWindow(roi_size=4, overlap=0.5)
+    scaled = torch.cat([slab.logits.clone() for slab in slabs_of(window, image, double, scaled=True)], dim=2)
+    windows = torch.tensor([2, 4, 4, 4, 2])  # of each voxel: two along the first axis, one or two along the other
+    torch.testing.assert_close(scaled[:, :, 4:8], 2 * image[:, :, 4:8] * windows)
+    (slab,) = slabs_of(SimpleInferer(), image, double, scaled=True)
+    assert torch.equal(slab.logits, 2 * image)
+    slabs = list(slabs_of(AveragedInferer(window, "none"), image, double, scaled=True))
+    torch.testing.assert_close(joined(slabs, image)[0].softmax(1), (2 * image).softmax(1))

@@ -96,23 +96,23 @@ def test_the_planes_that_are_held_do_not_grow_with_the_image(height, monkeypatch
     shapes = []
     allocate = RollingSum._allocate
     monkeypatch.setattr(
-        RollingSum, "_allocate", lambda sums, classes: (allocate(sums, classes), shapes.append(sums.sums.shape))
+        RollingSum, "_allocate", lambda sums, output: (allocate(sums, output), shapes.append(sums.sums.shape))
     )
     window = SlidingWindow(roi_size=(8, 8), sw_batch_size=2, overlap=0.5)
     image = torch.zeros(1, 2, height, 9)
     for _ in window.slabs(image, one_sided(2)):
         pass
-    assert shapes == [(1, 3, 8 + 4, 9)]  # two windows in a row; a batch that begins with the second ends in the next
-    assert window.planes_held(image, None) == 12
+    assert shapes == [(1, 3, 8, 9)]  # those of a row of windows
+    assert window.planes_held(image, None) == 8
 
 
-def test_where_rows_are_long_no_batch_crosses_them_and_less_is_held():
-    network, window = Full(4, one_sided(2)), SlidingWindow(roi_size=8, sw_batch_size=4, overlap=0.5)
+@pytest.mark.parametrize(("batch_size", "seen"), [(2, [2] * 25 + [1]), (4, [4] * 12 + [3]), (5, [5] * 9 + [4, 2])])
+def test_a_batch_goes_on_in_the_next_row_and_no_window_is_alone_unless_the_batch_is_small(batch_size, seen):
+    network, window = Full(9, one_sided(2)), SlidingWindow(roi_size=8, sw_batch_size=batch_size, overlap=0.5)
     image = torch.randn(1, 2, 16, 72)  # 3 rows of 17 windows
-    assert window.planes_held(image, network) == 8
     expected = SlidingWindowInferer(roi_size=(8, 8), sw_batch_size=4, overlap=0.5)(image, network.network)
     torch.testing.assert_close(window(image, network), expected, rtol=1e-4, atol=1e-5)
-    assert network.seen == [4, 4, 4, 4, 1] * 3
+    assert network.seen == seen
 
 
 @pytest.mark.parametrize("size", [(23, 30), (15, 14, 9)])
@@ -232,7 +232,7 @@ def test_where_the_sums_run_out_of_memory_they_move_and_nothing_is_added_twice(m
     window = SlidingWindow(roi_size=8, sw_batch_size=2, overlap=0.5, device="cpu:0")
     assert torch.equal(window(image, network), expected)
     assert [record.message.split(":")[-1] for record in caplog.records] == [
-        " sums of windows, (1, 'K', 12, 24), are held on the host"
+        " sums of windows, (1, 'K', 8, 24), are held on the host"
     ]
 
 
@@ -249,3 +249,135 @@ def test_other_errors_of_a_network_pass():
 
     with pytest.raises(RuntimeError, match="expected 3 channels"):
         SlidingWindow(roi_size=8)(torch.zeros(1, 2, 20, 20), broken)
+
+
+@pytest.mark.parametrize("size", [(23, 18), (15, 1, 9), (1, 1, 20), (11, 12, 13)])
+@pytest.mark.parametrize("classes", [1, 2, 3, 5, 14])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_number_of_classes_in_either_layout(size, classes, dtype):
+    """Several images; the outputs' channels of a voxel are neighbours in memory, or not."""
+    image = torch.randn(3, 2, *size)
+    options = {"roi_size": [min(8, n) for n in size], "sw_batch_size": 3, "overlap": 0.5, "mode": "gaussian"}
+    last = torch.channels_last if len(size) == 2 else torch.channels_last_3d
+
+    def network(windows):
+        shifts = torch.arange(classes).reshape(-1, *[1] * len(size))
+        ramp = torch.arange(windows.shape[-1])
+        return (torch.sin(shifts * windows[:, :1] + windows[:, 1:]) * (ramp + 1)).to(dtype)
+
+    expected = SlidingWindowInferer(**options)(image, lambda windows: network(windows).float())
+    for layout in (torch.contiguous_format, last):
+        window = SlidingWindow(**options)
+        result = window(image, lambda windows, f=layout: network(windows).contiguous(memory_format=f))
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+        assert result.is_contiguous()
+
+
+@pytest.mark.parametrize("axes", [(), (2,), (2, 4)])
+def test_sums_give_the_labels_of_the_means(axes):
+    image, network = torch.randn(2, 2, 15, 14, 9), one_sided(3)
+    window = SlidingWindow(roi_size=8, sw_batch_size=3, overlap=0.5, mode="gaussian")
+    labels = [slab.logits.argmax(1) for slab in window.sums(image, network, mirrored=axes)]
+    means = torch.cat([slab.logits for slab in window.slabs(image, network, mirrored=axes)], dim=2)
+    assert torch.equal(torch.cat(labels, dim=1), means.argmax(1))
+
+    def sums(net):
+        return torch.cat([slab.logits.clone() for slab in window.sums(image, net, mirrored=axes)], dim=2)
+
+    weights = sums(lambda windows: torch.ones_like(windows[:, :1]))
+    assert 0 < weights.min() < weights.max()
+    torch.testing.assert_close(sums(network), means * weights, rtol=1e-4, atol=1e-4)
+
+
+def image_with_constant_ends():
+    """Planes 0 to 11 are air, 28 to 39 padding: windows of 8 at 0, 4, 28 and 32 are constant, of one row or two."""
+    image = torch.randn(2, 2, 40, 12)
+    image[:, :, :12], image[:, :, 28:] = torch.tensor([[[[-1.0]], [[0.5]]]]), 0.0
+    return image
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize("axes", [(), (2,), (2, 3)])
+def test_a_constant_window_is_seen_once(batch_size, axes):
+    image, network = image_with_constant_ends(), one_sided(2)
+    network, options = Full(9, network), {"roi_size": (8, 8), "sw_batch_size": batch_size, "overlap": 0.5}
+    window = SlidingWindow(**options, mode="gaussian")
+    expected = SlidingWindowInferer(**options, mode="gaussian")(image.flip(axes), network.network).flip(axes)
+    result = torch.cat([slab.logits for slab in window.slabs(image, network, mirrored=axes)], dim=2)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+    # Rows at 0, 4, ..., 32 of two windows, in two images: 36 windows, of which 8 and 8 are constant.
+    assert (window.windows, window.forwards) == (36, 36 - 7 - 7)
+    assert sum(network.seen) == 22
+    assert max(network.seen) == batch_size
+
+
+def test_of_many_constants_the_frequent_ones_are_kept():
+    image = torch.zeros(1, 2, 80)  # windows of 8 at 0, 8, ..., 72
+    image[:, 1] = torch.tensor([1.0, 2, 1, 3, 1, 2, 4, 3, 5, 2]).repeat_interleave(8)
+    image[0, 0, 60] = 1.0  # one of those with 3
+    network = Full(3, lambda windows: windows.cumsum(2))
+    window = SlidingWindow(roi_size=8, sw_batch_size=3, overlap=0)
+    expected = torch.cat([part.cumsum(2) for part in image.split(8, dim=2)], dim=2)
+    torch.testing.assert_close(window(image, network), expected)
+    assert (window.windows, window.forwards) == (10, 10 - 2 - 2)
+
+
+def test_a_network_in_training_sees_every_window():
+    window, network = SlidingWindow(roi_size=4), torch.nn.Dropout(0.5).train()
+    window(torch.ones(1, 1, 16, 16), network)
+    assert window.forwards == window.windows == 25
+    window(torch.ones(1, 1, 16, 16), network.eval())
+    assert (window.windows, window.forwards) == (50, 26)
+
+
+def test_a_window_with_a_nan_is_not_constant():
+    image = torch.zeros(1, 1, 16)
+    image[0, 0, 3] = torch.nan
+    result = SlidingWindow(roi_size=4, overlap=0)(image, lambda windows: windows + 1)
+    assert result[0, 0].isnan().nonzero().tolist() == [[3]]
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_windows_nowhere_above_a_value_are_background_on_request(classes):
+    image = torch.full((1, 2, 32, 8), -1000.0) + torch.rand(1, 2, 32, 8)
+    image[0, 1, 13] = -900.0  # windows of 8 at 0, 4, ..., 24: those at 8 and 12 are somewhere above
+    options = {"roi_size": (8, 8), "overlap": 0.5, "mode": "gaussian", "sw_batch_size": 2}
+
+    def network(windows):
+        return torch.ones(len(windows), classes, 8, 8) * torch.arange(classes).add(1).reshape(-1, 1, 1)
+
+    background = torch.tensor([-10.0] if classes == 1 else [10.0] + [0.0] * (classes - 1)).reshape(-1, 1, 1)
+
+    def oracle(windows):
+        empty = (windows <= -950).flatten(1).all(1)
+        return torch.where(empty[:, None, None, None], background, network(windows))
+
+    full = Full(2, network)
+    window = SlidingWindow(**options, skip_below=-950)
+    torch.testing.assert_close(window(image, full), SlidingWindowInferer(**options)(image, oracle))
+    assert (window.windows, window.forwards) == (7, 3)  # one of the empty ones tells how many classes there are
+    assert window(image[:, :, :8], full)[0].allclose(background)
+    assert SlidingWindow(**options)(image, full)[0, 0].max() == 1
+
+
+def test_a_trained_network_labels_as_with_monai():
+    """Some seconds of training, so that classes are not a matter of rounding; the image has a constant margin."""
+    torch.manual_seed(0)
+    network = UNet(spatial_dims=3, channels=(4, 8), out_channels=3, norm="instance")
+    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+    image = torch.nn.functional.avg_pool3d(torch.randn(1, 1, 40, 28, 24), 5, 1, 2)
+    image[:, :, :12] = 0
+    truth = (image > 0.05).long() + (image > 0.15)
+    for _ in range(15):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(network(image), truth[:, 0]).backward()
+        optimiser.step()
+    network.eval()
+    options = {"roi_size": (12, 16, 16), "sw_batch_size": 4, "overlap": 0.5, "mode": "gaussian"}
+    window = SlidingWindow(**options)
+    with torch.no_grad():
+        expected = SlidingWindowInferer(**options)(image, network).argmax(1)
+        labels = torch.cat([slab.logits.argmax(1) for slab in window.sums(image, network)], dim=1)
+    assert (labels == expected).float().mean() >= 0.999
+    assert (labels == truth[:, 0]).float().mean() > 0.8  # it has learnt
+    assert window.forwards < window.windows

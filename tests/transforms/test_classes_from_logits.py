@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from pipeline.transforms.classes_from_logits import ClassesFromLogitsd
+from pipeline.transforms.classes_from_logits import ClassesFromLogitsd, highest_channel
 
 
 def test_several_channels_exclude_each_other():
@@ -82,3 +82,29 @@ def test_it_sees_each_voxel_alone():
     assert torch.equal(torch.cat([part["pred"] for part in parts], dim=1), whole["pred"])
     probabilities = torch.cat([part["probabilities"] for part in parts], dim=1)
     torch.testing.assert_close(probabilities, whole["probabilities"])
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 14, 256, 257])
+@pytest.mark.parametrize("size", [(9,), (1, 7), (13, 5), (6, 1, 11)])
+@pytest.mark.parametrize("special", [[], [math.nan], [math.inf, -math.inf]])
+def test_the_highest_channel_is_that_of_max(classes, size, special, monkeypatch):
+    """In either layout, with equal ones and without, in pieces of about 10 voxels."""
+    monkeypatch.setattr("pipeline.transforms.classes_from_logits.IN_CACHE", 10)
+    random = torch.Generator().manual_seed(0)
+    few = torch.randint(3, (classes, *size), generator=random).float()
+    for values in (few, torch.randn(classes, *size, generator=random)):
+        for number, value in enumerate(special):
+            values.view(-1)[5 + 7 * number] = values.view(-1)[-1 - number] = value
+        expected = values.max(0, keepdim=True).indices
+        for own in (values, values.movedim(0, -1).contiguous().movedim(-1, 0)):
+            assert highest_channel(own).tolist() == expected.tolist()
+
+
+def test_classes_do_not_depend_on_the_scale_of_a_voxels_logits():
+    logits = torch.randn(4, 6, 7)
+    scaled = logits * torch.rand(6, 7).add(0.1)
+    for channels in (slice(1), slice(4)):
+        lean = ClassesFromLogitsd("pred", None)
+        assert lean.ignores_scale
+        assert torch.equal(lean({"pred": logits[channels]})["pred"], lean({"pred": scaled[channels]})["pred"])
+    assert not ClassesFromLogitsd("pred").ignores_scale

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import SpatialResample
 from monai.utils import MetaKeys
 from scipy import ndimage
 
@@ -179,3 +180,28 @@ def test_the_number_of_voxels_is_known_before_the_voxels_are():
     # 6 voxels of 2 mm to 12, 10 of 1 mm stay, 4 of 3 mm to 8 of 1.5 mm.
     assert grid.voxels_of(affine, (4, 6, 10)) == 12 * 10 * 8
     assert grid({"image": volume})["image"].shape == (1, 12, 10, 8)
+
+
+GRIDS = {  # the file's voxels and mm, and the network's mm
+    "finer and coarser": ((13, 16, 9), (0.8, 0.8, 2.0), (1.0, 1.0, 1.5)),
+    "anisotropic": ((21, 20, 5), (0.5, 0.7, 5.0), (1.1, 0.9, 2.0)),
+    "one voxel thick": ((12, 1, 17), (1.0, 4.0, 0.6), (1.3, 4.0, 0.9)),
+    "to one voxel": ((12, 4, 11), (1.0, 0.5, 0.6), (0.7, 2.0, 0.9)),
+    "as it is": ((6, 7, 8), (1.0, 2.0, 3.0), (None, None, None)),
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize(("orientation", "tilt"), [("RAS", 0.0), ("LPS", 0.0), ("PSR", 0.3), ("AIL", -0.7)])
+def test_it_is_the_resampling_of_monai_on_the_same_grid(grid, orientation, tilt):
+    size, spacing, wanted = GRIDS[grid]
+    image = volume(np.random.default_rng(0).normal(size=(2, *size)), affine_of(orientation, spacing, tilt))
+    ours = ToGridd("image", axcodes="RAS", spacing=wanted)({"image": image})["image"]
+    # MONAI's own resampling, point by point by the two affines, in float64.
+    sample = SpatialResample(mode="bilinear", padding_mode="border", align_corners=False, dtype=torch.float64)
+    theirs = sample(image, dst_affine=ours.affine, spatial_size=ours.shape[1:])
+    assert np.allclose(theirs.affine, ours.affine)
+    torch.testing.assert_close(ours.as_tensor().float(), theirs.as_tensor(), rtol=1e-5, atol=1e-5)
+    back = FromGridd("pred")({"image": ours, "pred": ours.as_tensor()})["pred"]
+    theirs = sample(ours, dst_affine=image.affine, spatial_size=size)
+    torch.testing.assert_close(back.as_tensor().float(), theirs.as_tensor(), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,106 @@
+"""Other programs than PyTorch that compute a trained network on the processor."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from functools import lru_cache, partial
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.errors import InputError
+
+Window = Callable[[np.ndarray], np.ndarray]  # (1, C, *size) -> (1, K, *size)
+
+BACKENDS = ("auto", "torch", "onnx", "openvino")
+INSTALL = {"onnx": "pip install unet-pipeline[export]", "openvino": "pip install unet-pipeline[openvino]"}
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+SHAPES = 8  # of windows, for which the compiled network is kept
+
+
+class Exported(nn.Module):
+    """Run a network by ONNX Runtime or OpenVINO, in float32 on the processor; compiled once for each window's shape.
+
+    (N, C, *size) -> float32 logits (N, K, *size), window by window: a last batch may be smaller than the others, and
+    these programs take no longer for windows one at a time. What is no part of this module (`in_channels`,
+    `output_size`, ...) is looked up in the network.
+
+    Args:
+        network: with its weights, on the processor, in evaluation mode.
+        backend: "onnx" or "openvino".
+    """
+
+    def __init__(self, network: nn.Module, backend: str) -> None:
+        super().__init__()
+        if not is_installed(backend):
+            missing = ", ".join(package for package in PACKAGES[backend] if find_spec(package) is None)
+            raise InputError(f"backend '{backend}' needs {missing}", remedy=INSTALL[backend])
+        self.network = network
+        self._compiled = lru_cache(SHAPES)(partial(_compiled, network, backend))
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of the windows `x`."""
+        windows = torch.as_tensor(x).float().contiguous().numpy()
+        run = self._compiled(windows.shape[1:])
+        return torch.cat([torch.from_numpy(run(window[None])) for window in windows])
+
+    def __getattr__(self, name: str) -> Any:
+        """An attribute of this module, else of the network."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "network":  # not set yet
+                raise
+            return getattr(self.network, name)
+
+
+def is_installed(backend: str) -> bool:
+    """Whether all packages are there that a backend needs."""
+    return all(find_spec(package) is not None for package in PACKAGES[backend])
+
+
+def _compiled(network: nn.Module, backend: str, shape: tuple[int, ...]) -> Window:
+    example = torch.zeros(1, *shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporters among themselves
+        try:
+            return {"onnx": _by_onnx, "openvino": _by_openvino}[backend](network, example)
+        except Exception as error:  # whatever an exporter makes of a layer that it does not know
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = f"{backend} cannot compute this network: {why}"
+            raise InputError(reason, file="backend", remedy="use --backend torch") from error
+
+
+def _by_onnx(network: nn.Module, example: torch.Tensor) -> Window:
+    import onnxruntime
+
+    for chatty in ("torch.onnx", "onnx_ir", "onnxscript"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    program = torch.onnx.export(network, (example,), dynamo=True, verbose=False)
+    assert program is not None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    model = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda window: session.run(None, {name: window})[0]
+
+
+def _by_openvino(network: nn.Module, example: torch.Tensor) -> Window:
+    import openvino
+
+    model = openvino.convert_model(network, example_input=example, input=[tuple(example.shape)])
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",  # else it takes bfloat16 where there is a unit
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    return lambda window: request.infer([window])[0].copy()  # its memory is used again for the next window
