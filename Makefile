@@ -36,13 +36,13 @@ check: .venv/.installed
 	$(BIN)/mypy
 
 # The ablation takes an hour and data of its own: docs/ablation.md has its command.
-NO_CLAIM = benchmarks/measure.py benchmarks/page.py benchmarks/ablation.py
+NO_CLAIM = benchmarks/measure.py benchmarks/results_page.py benchmarks/ablation.py
 
 bench: .venv/.installed
 	@for file in $(filter-out $(NO_CLAIM),$(wildcard benchmarks/*.py)); do \
 	    echo "$$file"; $(BIN)/python $$file --output benchmarks/results.json || exit 1; \
 	done
-	$(BIN)/python benchmarks/page.py
+	$(BIN)/python benchmarks/results_page.py
 
 ui: .venv/.installed
 	$(BIN)/mlflow ui

@@ -50,7 +50,7 @@ def test_every_verb_has_help_with_an_example_that_can_be_parsed(command, capsys,
     assert callable(_parser().parse_args(words).call)
 
 
-WITHOUT_ARGUMENTS = (["compare"], ["leaderboard"], ["sync"])  # these look at the whole store, or all runs
+WITHOUT_ARGUMENTS = (["compare"], ["leaderboard"], ["sync"], ["doctor"])  # these look at all there is
 
 
 @pytest.mark.parametrize("command", [words for words in COMMANDS if words not in WITHOUT_ARGUMENTS], ids=" ".join)
@@ -222,6 +222,8 @@ def test_a_list_that_is_not_there_is_a_users_mistake(tmp_path):
         (["--dicom_seg"], {"save_dicom_seg": True}),
         (["--device", "cuda:1"], {"device": "cuda:1"}),
         (["--resume"], {"resume": True}),
+        (["--track"], {"track": True}),
+        (["--precision", "float32", "--backend", "onnx"], {"precision": "float32", "backend": "onnx"}),
         (["--num_shards", "4", "--shard_id", "3"], {"num_shards": 4, "shard_id": 3}),
         (["--num-shards", "4", "--shard-id", "3"], {"num_shards": 4, "shard_id": 3}),
     ],
@@ -230,12 +232,12 @@ def test_the_options_of_a_prediction_reach_it(monkeypatch, options, overrides):
     called = []
     monkeypatch.setattr("pipeline.predict.predict_with_bundle", lambda *args, **more: called.append((args, more)))
     main(["predict", "run", "in", "out", *options])
-    defaults = {"resume": False, "num_shards": 1, "shard_id": 0}
-    assert called == [(("run", "in", "out", []), defaults | overrides)]
+    defaults = {"resume": False, "num_shards": 1, "shard_id": 0, "track": False}
+    assert called == [(("run", "in", "out", [], False), defaults | overrides)]
 
 
-def test_overlays_of_a_prediction_reach_it(monkeypatch):
+def test_overlays_and_trust_of_a_prediction_reach_it(monkeypatch):
     called = []
     monkeypatch.setattr("pipeline.predict.predict_with_bundle", lambda *args, **more: called.append(args))
-    main(["predict", "run", "in", "out", "--overlay", "a.yaml", "b.yaml", "--uncertainty"])
-    assert called == [("run", "in", "out", ["a.yaml", "b.yaml"])]
+    main(["predict", "run", "in", "out", "--overlay", "a.yaml", "b.yaml", "--uncertainty", "--trust"])
+    assert called == [("run", "in", "out", ["a.yaml", "b.yaml"], True)]

@@ -19,9 +19,8 @@ HEAVY += ("torch.distributed.fsdp", "monai.handlers", "monai.losses")
 PREDICT = f"""
 import sys
 from types import ModuleType
-from pipeline.quick_import import import_monai
-if sys.argv.pop(1) == "quick":
-    import_monai()
+if sys.argv.pop(1) == "full":
+    import monai  # before the command can load a part of it
 from pipeline.cli import main
 main(["predict", *sys.argv[1:]])
 print("loaded:", *(name for name in {HEAVY} if type(sys.modules.get(name)) is ModuleType))

@@ -72,7 +72,7 @@ def test_channels_have_the_names_of_the_data_list(tmp_path):
 @pytest.mark.parametrize(
     ("overlay", "words"),
     [
-        (None, "ClipIntensityPercentilesd(lower=0.5, upper=99.5, channel_wise=True), NormalizeIntensityd("),
+        (None, "ClipIntensityPercentilesd(lower=0.5, upper=99.5, channel_wise=True), Standardised"),
         ("norm_ct.yaml", "normalised by ScaleIntensityRanged(a_min=-200.0, a_max=400.0, b_min=-1.0, b_max=1.0, "),
         ("norm_nonzero.yaml", "normalised by NormalizeIntensityd(nonzero=True, channel_wise=True)"),
     ],
@@ -96,7 +96,7 @@ def test_numbered_objects_are_no_classes():
     found = described(UNET, data_list="cells")
     assert found["label_classes"] == "0 background, every other value one cell"
     assert found["pred_classes"] == "0 background, 1 cell"
-    assert found["image_classes"] == "1 channel: intensity; normalised by NormalizeIntensityd(channel_wise=True)"
+    assert found["image_classes"] == "1 channel: intensity; normalised by Standardised"
 
 
 def test_regions_are_told_as_what_they_are():

@@ -1,7 +1,7 @@
 """The page of the benchmarks judges each figure by its goal, on the right side of it."""
 
 import pytest
-from page import drawn_page, is_met, reached
+from results_page import drawn_page, is_met, reached
 
 KEPT = {"unit": "times", "command": "python benchmarks/x.py", "machine": "m", "date": "2026-01-01"}
 
