@@ -42,12 +42,14 @@ from monai.transforms import (
 from torch import nn
 
 from pipeline.execution import prepare
+from pipeline.heap import use_large_pages
 from pipeline.inferers.sliding_window import SlidingWindow
 from pipeline.networks.precision import has_bfloat16
 from pipeline.predict import FolderPredictor
 from pipeline.transforms.classes_from_logits import ClassesFromLogitsd
 from pipeline.transforms.load_image import StrictLoadImaged
 from pipeline.transforms.save_image import AtomicSaveImaged
+from pipeline.transforms.standardise import Standardised
 from pipeline.transforms.to_grid import FromGridd, ToGridd
 
 SIZE, VOXEL = (160, 160, 96), (0.8, 0.8, 2.0)  # mm
@@ -100,7 +102,7 @@ def ours(precision: str, weights: Path, files: list[Path], output: Path) -> None
             [
                 StrictLoadImaged("image", spatial_dims=3),
                 ToGridd("image", axcodes="RAS", spacing=SPACING),
-                NormalizeIntensityd("image", channel_wise=True),
+                Standardised("image"),
             ]
         ),
         inferer=SlidingWindow(WINDOW, TOGETHER, OVERLAP, mode="gaussian"),
@@ -213,6 +215,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=6, help="volumes in the folder (6)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each candidate has its turn (3)")
     options = parser.parse_args()
+    use_large_pages()  # as the command does; it helps all candidates
     logging.getLogger("ignite").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         measure(Path(folder), options)
@@ -257,8 +260,9 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
 
 def report(output: Path | None, name: str, ratio: float, goal: float, unit: str = "times the forwards") -> None:
     """Print one line of the table, and keep its ratio."""
-    print(f"{name:54} {ratio:6.2f} {unit:20} {'<=' if unit != 'times faster' else '>='} {goal}", flush=True)
-    record(output, name, ratio, goal, unit)
+    is_cost = unit != "times faster"
+    print(f"{name:54} {ratio:6.2f} {unit:20} {'<=' if is_cost else '>='} {goal}", flush=True)
+    record(output, name, ratio, None if is_cost else goal, unit, at_most=goal if is_cost else None)
 
 
 if __name__ == "__main__":
