@@ -135,13 +135,14 @@ def _add_precision(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
     verb.add_argument("bundle", help="a run's folder, or a bundle with trained weights")
     verb.add_argument("input_dir", metavar="input", help="images such as it will see; 8 of them are predicted twice")
     verb.add_argument("--device", help="cpu, cuda, cuda:1; a GPU if there is one")
+    verb.add_argument("--trust", action="store_true", help="run whatever code the bundle's config names")
     verb.set_defaults(call=_precision)
 
 
 def _precision(options: argparse.Namespace) -> None:
     from pipeline.precision_record import prove
 
-    print(prove(options.bundle, options.input_dir, options.device))
+    print(prove(options.bundle, options.input_dir, options.device, options.trust))
 
 
 def _add_check(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

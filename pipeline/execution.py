@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +24,7 @@ def prepare(
     device: torch.device | str = "cpu",
     precision: str = "auto",
     backend: str = "auto",
+    settings: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Return a module that predicts with a trained network: windows (N, C, *size) -> float32 logits.
 
@@ -35,6 +38,7 @@ def prepare(
             that it changes no label worth mentioning.
         backend: "torch", "onnx", "openvino", or "auto": OpenVINO where it is installed and a processor has no bfloat16
             unit, else torch. The other programs compute in float32 on the processor.
+        settings: the config that predicts; a record counts only if it was made with an equal one.
     """
     for argument, value, choices in (("precision", precision, PRECISIONS), ("backend", backend, BACKENDS)):
         if value not in choices:
@@ -44,7 +48,7 @@ def prepare(
         format_, why = "float32", "what this program computes in"
         executed: nn.Module = Exported(network, chosen)
     else:
-        format_, why = _precision(weights, device, precision)
+        format_, why = _precision(weights, device, precision, settings)
         executed = for_prediction(network, getattr(torch, format_))
     executed.precision, executed.backend = format_, chosen  # type: ignore[assignment]
     logger.info("predicting in %s with %s: %s", format_, chosen, why)
@@ -63,7 +67,9 @@ def _backend(device: torch.device, precision: str, backend: str) -> str:
     return backend
 
 
-def _precision(weights: str | Path, device: torch.device | str, precision: str) -> tuple[str, str]:
+def _precision(
+    weights: str | Path, device: torch.device | str, precision: str, settings: Mapping[str, Any] | None
+) -> tuple[str, str]:
     """Return the number format, and why it is that one."""
     if precision == "float32":
         return precision, "as asked for"
@@ -71,7 +77,7 @@ def _precision(weights: str | Path, device: torch.device | str, precision: str) 
         return precision.replace("auto", "float32"), f"'{device}' has no bfloat16 unit"
     if precision == "bfloat16":
         return precision, "as asked for"
-    problem = why_not_proven(weights)
+    problem = why_not_proven(weights, settings)
     if problem is None:
         return "bfloat16", "proven to keep the labels of these weights"
     root = Path(weights).parent.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,32 +22,74 @@ from pipeline.label_slabs import predict_labels, split_voxelwise
 from pipeline.metrics.overlap import overlap_counts
 from pipeline.networks.precision import for_prediction, has_bfloat16
 from pipeline.provenance import digest
+from pipeline.trust import check_config
 from pipeline.volumes.atomic import write_json
 
 logger = logging.getLogger(__name__)
 
 LEAST_DICE = 0.999  # of bfloat16's labels to those of float32, for each class and their mean
+LEAST_OF_A_CASE = 0.99  # a small object of one case may lose a few voxels of its rim
 CASES = 8
 NEEDED = {"network_def", "preprocessing", "inferer", "postprocessing", "class_names"}
+# Keys of an inference config that decide on no label; those that begin with `save_` do not either.
+WHERE_NOT_WHAT = {"_meta_", "backend", "bundle_root", "checkpoint", "dataset_dir", "device", "imports", "inference"}
+WHERE_NOT_WHAT |= {
+    "initialize",
+    "input_dir",
+    "num_shards",
+    "output_dir",
+    "precision",
+    "resume",
+    "run",
+    "shard_id",
+    "track",
+}
 
 
-def why_not_proven(weights: str | Path) -> str | None:
-    """Return why bfloat16 may change the labels of these weights, None where a record proves that it does not."""
+def why_not_proven(weights: str | Path, settings: Mapping[str, Any] | None = None) -> str | None:
+    """Return why bfloat16 may change the labels of these weights, None where a record proves that it does not.
+
+    Args:
+        weights: the file that the record lies beside.
+        settings: the config that predicts, if it may be another than the bundle's own.
+    """
     file = _file(weights)
     try:
         found = json.loads(file.read_text())
-        scores = {name: float(score) for name, score in {**found["dice"], "all": found["mean"]}.items()}
+        scores = {name: _score(found["dice"].get(name)) for name in found["classes"]}
+        scores["all"], least = _score(found["mean"]), _score(found["least"])
     except OSError:
         return "no record proves that bfloat16 keeps the labels of these weights"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"the record '{file}' is damaged"
     if found.get("weights") != digest(weights):
         return f"the record '{file}' is about other weights"
-    low = [(score, name) for name, score in scores.items() if not score >= LEAST_DICE]
-    if low:
-        score, name = min(low, key=lambda pair: pair[0])
-        return f"bfloat16 changes labels: the Dice of '{name}' to float32 is {score:.4f}, below {LEAST_DICE}"
+    if settings is not None and found.get("settings") != settings_digest(settings):
+        return f"the record '{file}' was made with other settings"
+    for name, score in scores.items():
+        if score is None:
+            return f"no image that the record '{file}' was made of shows '{name}'"
+        if score < LEAST_DICE:
+            return f"bfloat16 changes labels: the Dice of '{name}' to float32 is {score:.4f}, below {LEAST_DICE}"
+    if least is None or least < LEAST_OF_A_CASE:
+        return f"bfloat16 changes labels: in one case the Dice to float32 is {least}, below {LEAST_OF_A_CASE}"
     return None
+
+
+def settings_digest(config: Mapping[str, Any]) -> str:
+    """Return what tells a config from others that give other labels: the SHA-256 of all that decides on these."""
+    kept = {key: value for key, value in config.items() if key not in WHERE_NOT_WHAT and not key.startswith("save_")}
+    written = json.dumps(kept, sort_keys=True, default=str).replace("#", "::")  # MONAI knows both
+    return hashlib.sha256(written.encode()).hexdigest()
+
+
+def _score(value: Any) -> float | None:
+    """A Dice as it stands in a record, None where there is none; a ValueError for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{value!r} is no Dice")
+    return float(value)
 
 
 def record_precision(bundle: Path, cases: Sequence[Mapping[str, Any]], device: torch.device | str) -> Path | None:
@@ -62,7 +105,8 @@ def record_precision(bundle: Path, cases: Sequence[Mapping[str, Any]], device: t
     if not has_bfloat16(device):
         return None
     config = ConfigParser.load_config_file(str(bundle / "configs" / "inference.json"))
-    if config.keys() < NEEDED:
+    if missing := sorted(NEEDED - config.keys()):
+        logger.warning("no record of the precision: the inference config has no %s", ", ".join(missing))
         return None
     parser = ConfigParser(config)
     parser.update({"bundle_root": str(bundle), "device": str(device)})
@@ -75,12 +119,21 @@ def record_precision(bundle: Path, cases: Sequence[Mapping[str, Any]], device: t
     if not found["dice"]:
         logger.warning("no record of the precision: none of %d images shows an object", len(chosen))
         return None
-    write_json(_file(weights), {"weights": digest(weights), "cases": len(chosen), **found})
+    about = {"weights": digest(weights), "settings": settings_digest(config), "cases": len(chosen)}
+    classes = [name for label, name in names.items() if label > 0]
+    write_json(_file(weights), {**about, "classes": classes, **found})
     return _file(weights)
 
 
-def prove(bundle: str | Path, input_dir: str, device: str | None = None) -> str:
-    """Measure a bundle's weights on the images of a folder, and return in words what came of it."""
+def prove(bundle: str | Path, input_dir: str, device: str | None = None, trust: bool = False) -> str:
+    """Measure a bundle's weights on the images of a folder, and return in words what came of it.
+
+    Args:
+        bundle: a run's folder, or another bundle with weights.
+        input_dir: the folder, or what else `find_inputs` takes.
+        device: where to compute.
+        trust: run whatever the config says; else only what `pipeline.trust` knows to be harmless.
+    """
     folder = Path(bundle)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if not has_bfloat16(device):
@@ -90,6 +143,8 @@ def prove(bundle: str | Path, input_dir: str, device: str | None = None) -> str:
         remedy = "name a run's folder, or a bundle such as bundles/unet"
         raise InputError("this folder is no bundle", file=file, remedy=remedy)
     parser = ConfigParser(ConfigParser.load_config_file(str(file)))
+    if not trust:
+        check_config(parser, file)
     channels, axes = (parser.get_parsed_content(key) for key in ("in_channels", "spatial_dims"))
     found = find_inputs(input_dir, None, channels, spatial_dims=axes)
     cases = [{"id": entry.case, "image": [str(path) for path in entry.files]} for entry in found if not entry.problem]
@@ -97,7 +152,8 @@ def prove(bundle: str | Path, input_dir: str, device: str | None = None) -> str:
         raise InputError("none of the images can be read", file=input_dir, remedy="name a folder of images")
     record = record_precision(folder, cases, device)
     if record is None:
-        raise InputError("none of these images shows an object", file=input_dir, remedy="name images that do")
+        reason = "nothing could be measured: none of these images shows an object, or the config lacks what predicts"
+        raise InputError(reason, file=input_dir, remedy="name images that do, and a bundle of this project's shape")
     problem = why_not_proven(folder / "models" / "model.pt")
     return f"wrote {record}: {problem or 'predictions on such a device will be in bfloat16'}"
 

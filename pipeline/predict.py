@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from importlib.resources import files as files_of
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +124,14 @@ class FolderPredictor:
         self.precision, self.backend = precision, backend
         averaged = hasattr(inferer, "predict_with_spread")
         self.need = Need(_grid_of(preprocessing), len(class_names) * (probabilities + averaged + uncertainty))
+        self.config = settings
         self.settings = {key: value for key, value in (settings or {}).items() if key not in WHERE_NOT_WHAT}
 
     def run(self) -> list[dict[str, Any]]:
         """Predict all; return a row per case, and raise when any failed, after the others are done."""
         entries = self._entries()
         load_weights(self.weights, self.network).to(self.device).eval()
-        self.prepared = prepare(self.network, self.weights, self.device, self.precision, self.backend)
+        self.prepared = prepare(self.network, self.weights, self.device, self.precision, self.backend, self.config)
         model = {"weights": digest(self.weights), "settings": digest_of(self.settings), **self._execution()}
         completion = Completion(self.output_dir, model)
         rows = {entry.case: _row(entry, "waiting") for entry in entries}
@@ -332,9 +334,7 @@ def predict_with_bundle(
     overrides |= {"bundle_root": str(folder), "input_dir": Path(input_dir), "output_dir": Path(output_dir)}
     files = [str(file), *map(str, overlays)]
     try:
-        workflow = ConfigWorkflow(config_file=files, workflow_type="inference", run_id="inference", **overrides)
-        if not trust:
-            check_config(workflow.parser, file)
+        workflow = _workflow(files, trust, overrides)
         workflow.initialize()
         workflow.run()
     except KeyError as error:
@@ -348,3 +348,13 @@ def predict_with_bundle(
         if problem is None:
             raise
         raise problem from None
+
+
+def _workflow(files: Sequence[str], trust: bool, overrides: dict[str, Any]) -> ConfigWorkflow:
+    """Return a workflow of which nothing has run; without trust, nothing in it can do harm."""
+    if not trust:  # a logging.conf can write files too
+        overrides.setdefault("logging_file", str(files_of("pipeline") / "logging.conf"))
+    workflow = ConfigWorkflow(config_file=files, workflow_type="inference", run_id="inference", **overrides)
+    if not trust:
+        check_config(workflow.parser, files[0])
+    return workflow

@@ -19,6 +19,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 from monai.utils import MetaKeys, SpaceKeys
 
+from pipeline import settings
 from pipeline.batch.inputs import Input, find_inputs
 from pipeline.batch.memory import check_room
 from pipeline.errors import InputError, find_input_error
@@ -42,7 +43,7 @@ class ServedModel(PythonModel):
         self.spatial_dims, self.device = parse("spatial_dims"), torch.device(parse("device"))
         trained = load_weights(parse("checkpoint"), parse("network_def")).to(self.device).eval()
         wishes = {key: parse(key) for key in ("precision", "backend") if key in parser.get()}
-        self.network = prepare(trained, parse("checkpoint"), self.device, **wishes)
+        self.network = prepare(trained, parse("checkpoint"), self.device, settings=settings.of(parser), **wishes)
         self.channels = getattr(self.network, "in_channels", parse("in_channels"))
         self.preprocessing, self.inferer, self.writer = parse("preprocessing"), parse("inferer"), parse("label_writer")
         self.by_slab, self.as_a_whole = split_voxelwise(parse("postprocessing"))

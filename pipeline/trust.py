@@ -13,73 +13,64 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from monai.bundle import ComponentLocator, ConfigParser
+from monai.bundle import ComponentLocator, ConfigParser, ReferenceResolver
 
 from pipeline.errors import InputError, raise_all
 
-REFERENCE = re.compile(r"@(?:::|#)*\w+(?:(?:::|#)\w+)*")
 MODULES = ("monai", "torch", "ignite", "pipeline", "numpy", "math")
-# Packages of classes that compute with what they are given, and execute none of it ...
+# Modules whose classes compute with what they are given: none executes it, none asks the network, none but the writers
+# of images (pipeline.transforms) writes a file.
 CLASSES = (
-    "monai.data",
-    "monai.engines",
-    "monai.handlers",
-    "monai.inferers",
-    "monai.losses",
-    "monai.metrics",
-    "monai.networks",
+    "monai.inferers.inferer",
+    "monai.inferers.splitter",
+    "monai.inferers.merger",
+    "monai.losses.dice",
+    "monai.losses.focal_loss",
+    "monai.losses.tversky",
+    "monai.networks.blocks",
+    "monai.networks.layers",
+    *(
+        f"monai.networks.nets.{name}"
+        for name in ("attentionunet", "basic_unet", "basic_unetplusplus", "dynunet", "unet")
+    ),
+    *(f"monai.networks.nets.{name}" for name in ("segresnet", "segresnet_ds", "unetr", "vnet")),
     "monai.optimizers",
-    "monai.transforms",
-    "torch.nn",
+    "monai.transforms.compose",
+    *(f"monai.transforms.{kind}" for kind in ("croppad", "intensity", "post", "signal", "spatial")),
+    "pipeline.inferers",
+    "pipeline.networks",
+    "pipeline.transforms",
+    "torch.nn.modules",
     "torch.optim",
-    "torch.utils.data",
-    "ignite",
-    "pipeline",
 )
-# ... but for these, which unpickle files or fetch code from the network.
-NOT = (
-    "ignite.distributed",
-    "monai.data.dataset",
-    "monai.data.image_reader",
-    "monai.losses.perceptual",
-    "monai.networks.trt_compiler",
-    "monai.transforms.io",
-    "torch.utils.data.datapipes",
-)
-BUT = {f"monai.data.dataset.{name}" for name in ("ArrayDataset", "CacheDataset", "Dataset", "SmartCacheDataset")}
-BUT |= {f"monai.data.image_reader.{name}Reader" for name in ("ITK", "Nibabel", "PIL")}
+NOT = "SaveClassification"  # a table under any name
+SINGLE_CLASSES = {
+    *(f"monai.data.dataset.{name}" for name in ("CacheDataset", "Dataset")),
+    "monai.data.dataloader.DataLoader",
+    "monai.engines.evaluator.SupervisedEvaluator",
+    *(f"monai.transforms.utility.dictionary.{name}" for name in ("EnsureChannelFirstd", "EnsureTyped", "CastToTyped")),
+    "pipeline.handlers.load_weights.LoadWeights",
+    "pipeline.predict.FolderPredictor",
+}
 FUNCTIONS = {
-    "monai.utils.set_determinism",
-    "monai.utils.misc.set_determinism",
     "torch.cuda.is_available",
     "torch.cuda.is_bf16_supported",
-    "torch.device",
     "pipeline.bundle.check",
     "pipeline.bundle.config",
-    "pipeline.bundle.configs_folder",
     "pipeline.bundle.root",
-    "pipeline.datalists.check.check_cases",
-    "pipeline.datalists.check.check_fits",
-    "pipeline.datalists.datalist.load_data_list",
-    "pipeline.datalists.embedded.ensure_data",
-    "pipeline.datalists.foreground.foreground_intensities",
-    "pipeline.handlers.case_scores.higher_is_better",
     "pipeline.inferers.sizes.beyond",
     "pipeline.inferers.sizes.check_sizes",
-    "pipeline.losses.weighted.targets_with_weights",
-    "pipeline.networks.compilation.is_worthwhile",
     "pipeline.networks.precision.fast_layout",
-    "pipeline.networks.precision.number_format",
     "pipeline.predict.records",
     "pipeline.transforms.to_grid.described",
 }
-PURE = ("pipeline.metrics.",)  # functions of numbers alone
 BUILTINS = {"abs", "all", "any", "bool", "dict", "enumerate", "filter", "float", "int", "len", "list", "map", "max"}
 BUILTINS |= {"min", "range", "reversed", "round", "set", "sorted", "str", "sum", "tuple", "zip"}
-METHODS = {"endswith", "get", "items", "join", "keys", "lower", "parameters", "records", "run", "split", "startswith"}
-METHODS |= {"to", "upper", "values"}
+METHODS = {"endswith", "get", "items", "join", "keys", "lower", "run", "split", "startswith", "to", "upper", "values"}
+ATTRIBUTES = {"name", "transforms"}  # of a value: a method that is only named could be called by what it is given to
 OPTIONS = {"default", "reverse", "start", "strict"}  # of builtins; the others are functions to call
-VALUES = (bool, int, float, str, tuple, enum.Enum, torch.dtype, torch.memory_format)
+VALUES = (bool, int, float, str, enum.Enum, torch.dtype, torch.memory_format)
+FOLDER = "output_dir"  # an argument of components that write files: the user's, and no other
 # Parts of an expression that compute and name, and cannot define anything.
 HARMLESS = (
     *(ast.Expression, ast.Constant, ast.Load, ast.Store, ast.keyword, ast.Starred, ast.Slice, ast.Subscript),
@@ -87,13 +78,15 @@ HARMLESS = (
     *(ast.Compare, ast.cmpop, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod),
     *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.comprehension, ast.JoinedStr, ast.FormattedValue),
 )
+LOCALS = ReferenceResolver._vars  # what MONAI writes in place of a reference: `@x` becomes `__local_refs['x']`
 
 
 def check_config(parser: ConfigParser, file: str | Path) -> None:
     """Refuse a config that would run anything which is not known to be harmless, and name every such entry.
 
-    Allowed are classes of MONAI, torch, Ignite and this package, the functions that its own bundles call, and
-    expressions that only compute with these. Nothing is imported that does not belong to them.
+    Allowed are classes of MONAI, torch and this package that a prediction is made of, the functions that its own
+    bundles call, and expressions that only compute with these, in the very words that Python would be given. Nothing is
+    imported that does not belong to these packages.
 
     Args:
         parser: holds the config; none of it has been evaluated.
@@ -112,22 +105,22 @@ def _refusal(path: str, entry: str, reason: str, file: str | Path) -> InputError
 def _refused(config: Any, parser: ConfigParser) -> Iterator[tuple[str, str, str]]:
     """Yield path, content and reason of each entry that is not allowed."""
     entries = list(_entries(config))
+    imports = [(path, value) for path, value in entries if isinstance(value, str) and _is_import(value)]
     names: dict[str, Any] = {name: module for name, module in parser.globals.items() if isinstance(module, ModuleType)}
-    for path, value in entries:
-        if isinstance(value, str) and _is_import(value):
-            reason = _import(value, names)
-            if reason:
-                yield path, value, reason
-    imports = [path for path, value in entries if isinstance(value, str) and _is_import(value)]
+    for path, value in imports:
+        if reason := _import(value, names):
+            yield path, value, reason
     for path, value in entries:
         if isinstance(value, Mapping):
-            reason = _component(value, parser.locator)
-            if reason:
-                yield path, str(value["_target_"]), reason
-        elif not _is_import(value):
-            reason = _reference(value, imports) or (_expression(value, names) if value.startswith("$") else None)
-            if reason:
-                yield path, value, reason
+            reason, shown = _component(value, parser.locator), str(value["_target_"])
+        elif _is_import(value):
+            continue
+        elif value.startswith("%"):
+            reason, shown = "a macro of a macro's file is not followed", value
+        else:
+            reason, shown = _text(value, [path.replace("#", "::") for path, _ in imports], names), value
+        if reason:
+            yield path, shown, reason
 
 
 def _entries(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -140,20 +133,24 @@ def _entries(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(node, Sequence) and not isinstance(node, str):
         for place, child in enumerate(node):
             yield from _entries(child, f"{path}#{place}")
-    elif isinstance(node, str) and node.startswith(("$", "@")):
+    elif isinstance(node, str) and node.startswith(("$", "@", "%")):
         yield path, node
 
 
 def _component(component: Mapping[str, Any], locator: ComponentLocator) -> str | None:
     """Return why a component may not be built; None where it may."""
     target, mode = component["_target_"], component.get("_mode_", "default")
-    if not isinstance(target, str) or target.startswith(("$", "@")):
+    if not isinstance(target, str) or target.startswith(("$", "@", "%")):
         return "its target is computed"
     if mode not in ("default", "callable"):
         return f"_mode_ is {mode!r}"
+    if component.get(FOLDER, f"@{FOLDER}") != f"@{FOLDER}":
+        return f"{FOLDER} is not '@{FOLDER}', the folder that was asked for"
     found = locator.get_component_module_name(target)
     module = found[0] if isinstance(found, list) else found
     name = f"{module}.{target}" if module else target
+    if "." not in name:
+        return "no component of MONAI has this name"
     if not _is_within(name, MODULES):
         return "its package is none of " + ", ".join(MODULES)
     return _object(name, locate(name))
@@ -164,13 +161,13 @@ def _object(name: str, value: Any) -> str | None:
     if value is None:
         return "there is no such thing"
     own = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
-    if inspect.isclass(value) and _is_within(own, CLASSES) and (own in BUT or not _is_within(own, NOT)):
+    if any(part.startswith("_") for part in (*name.split("."), *own.split("."))):
+        return "it is an inner part"
+    if inspect.isclass(value) and (own in SINGLE_CLASSES or (_is_within(own, CLASSES) and NOT not in own)):
         return None
-    if {name, own} & FUNCTIONS or isinstance(value, VALUES):
+    if inspect.isroutine(value) and {name, own} & FUNCTIONS:
         return None
-    if inspect.isfunction(value) and own.startswith(PURE):
-        return None
-    return "it is not among what is known to be harmless"
+    return None if isinstance(value, VALUES) else "it is not among what is known to be harmless"
 
 
 def _is_within(name: str, packages: Sequence[str]) -> bool:
@@ -187,41 +184,55 @@ def _import(text: str, names: dict[str, Any]) -> str | None:
         (statement,) = ast.parse(text[1:].strip()).body
     except (SyntaxError, ValueError):
         return "it is no import"
-    if isinstance(statement, ast.Import):
-        wanted = [(alias.name, alias.name, alias.asname) for alias in statement.names]
-    elif isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
-        wanted = [(statement.module, f"{statement.module}.{alias.name}", alias.asname) for alias in statement.names]
-    else:
-        return "it is no import"
-    for module, full, alias in wanted:
-        if not _is_within(module, MODULES):
-            return "its package is none of " + ", ".join(MODULES)
-        if alias or full != module:
-            names[alias or full.rpartition(".")[2]] = locate(full)
-        else:
-            names[full.split(".")[0]] = locate(full.split(".")[0])
+    if not isinstance(statement, ast.Import) or len(statement.names) != 1:
+        return "it is no import of one module"
+    module, alias = statement.names[0].name, statement.names[0].asname
+    if not _is_within(module, MODULES):
+        return "its package is none of " + ", ".join(MODULES)
+    found = locate(module if alias else module.split(".")[0])
+    name = alias or module.split(".")[0]
+    if not isinstance(found, ModuleType):
+        return "there is no such module"
+    if name in BUILTINS | {LOCALS} or names.get(name, found) is not found:
+        return f"'{name}' means something else here"
+    names[name] = found
     return None
 
 
-def _reference(text: str, imports: Sequence[str]) -> str | None:
-    """Return why the references in a text are not allowed: an import is a module, whose functions have any name."""
-    for reference in REFERENCE.findall(text):
-        name = reference[1:].replace("::", "#").strip("#")
-        if any(path == name or path.startswith(f"{name}#") for path in imports):
-            return f"'{reference}' is an import"
-    return None
+def _text(text: str, imports: Sequence[str], names: Mapping[str, Any]) -> str | None:
+    """Return why a text that refers to other entries, or is computed, may not be; None where it may."""
+    text = ReferenceResolver.normalize_id(text)
+    references = [found[1:] for found in ReferenceResolver.id_matcher.findall(text)]
+    for reference in references:
+        # An import is a module, whose functions have any name; an id with an empty part is none of a config.
+        inner = f"{reference}::"
+        if not all(reference.split("::")) or any(f"{path}::".startswith(inner) for path in imports):
+            return f"'@{reference}' is no value"
+    return _expression(text, references, names) if text.startswith("$") else None
 
 
-def _expression(text: str, names: Mapping[str, Any]) -> str | None:
+def _expression(text: str, references: Sequence[str], names: Mapping[str, Any]) -> str | None:
     """Return why an expression may not be evaluated; None where it may."""
+    if LOCALS in text:
+        return f"'{LOCALS}' is an inner part"
+    written = ReferenceResolver.update_refs_pattern(text, dict.fromkeys(references, None))
     try:
-        tree = ast.parse(REFERENCE.sub("REFERENCE", text[1:].strip()), mode="eval")
+        tree = ast.parse(written[1:].strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return "it is no expression"
+    if any(LOCALS in text for text in _texts(tree)):
+        return "a text holds a reference, which would end it"
     bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    if taken := sorted(bound & (names.keys() | BUILTINS)):
+    if taken := sorted(bound & (names.keys() | BUILTINS | {LOCALS})):
         return f"'{taken[0]}' means something else here"
-    return _node(tree, names, bound | {"REFERENCE"})
+    return _node(tree, names, bound | {LOCALS})
+
+
+def _texts(tree: ast.AST) -> Iterator[str]:
+    """Yield the texts in quotes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
 
 
 def _node(node: ast.AST, names: Mapping[str, Any], plain: set[str]) -> str | None:
@@ -230,7 +241,7 @@ def _node(node: ast.AST, names: Mapping[str, Any], plain: set[str]) -> str | Non
     Args:
         node: the part.
         names: what imports have named.
-        plain: names of values: references to other entries, and what a comprehension runs over.
+        plain: names of values: of other entries, and what a comprehension runs over.
     """
     if isinstance(node, ast.Name):
         if node.id in plain or node.id in BUILTINS:
@@ -247,19 +258,19 @@ def _node(node: ast.AST, names: Mapping[str, Any], plain: set[str]) -> str | Non
 
 
 def _attribute(node: ast.Attribute, names: Mapping[str, Any], plain: set[str]) -> str | None:
-    if node.attr.startswith("_"):
-        return f"'{node.attr}' is an inner part"
+    """Judge a part of a module by what it is, and a part of a value by its name."""
     dotted = _dotted(node)
     if dotted is None or dotted[0] not in names:
-        return _node(node.value, names, plain)
-    value = names[dotted[0]]
+        known = node.attr in ATTRIBUTES
+        return (
+            _node(node.value, names, plain) if known else f"'{node.attr}' is not among {', '.join(sorted(ATTRIBUTES))}"
+        )
+    value: Any = names[dotted[0]]
     for part in dotted[1:]:
         if not isinstance(value, ModuleType):
-            break  # an attribute of an allowed class, such as a member of an enumeration
-        if part.startswith("_"):
-            return f"'{part}' is an inner part"
+            return f"'{part}' is a part of a class"
         value = getattr(value, part, None)
-    return _object(".".join((_name_of(names[dotted[0]]), *dotted[1:])), value)
+    return _object(".".join((names[dotted[0]].__name__, *dotted[1:])), value)
 
 
 def _call(node: ast.Call, names: Mapping[str, Any], plain: set[str]) -> str | None:
@@ -270,10 +281,10 @@ def _call(node: ast.Call, names: Mapping[str, Any], plain: set[str]) -> str | No
         if function.attr not in METHODS:
             return f"the method '{function.attr}' is not among {', '.join(sorted(METHODS))}"
         inner.append(function.value)
-    elif isinstance(function, ast.Name) and function.id in plain:
+    elif dotted is None or dotted[0] in plain:
         return f"'{ast.unparse(function)}' may be anything"
-    elif isinstance(function, ast.Name) and function.id in BUILTINS and not _only_values(function.id, node):
-        return f"'{function.id}' would call what it is given"
+    elif dotted[0] in BUILTINS and not _only_values(dotted[0], node):
+        return f"'{dotted[0]}' would call what it is given"
     else:
         inner.append(function)
     return _first(_node(part, names, plain) for part in inner)
@@ -297,7 +308,3 @@ def _dotted(node: ast.AST) -> tuple[str, ...] | None:
         parts.append(node.attr)
         node = node.value
     return (node.id, *reversed(parts)) if isinstance(node, ast.Name) else None
-
-
-def _name_of(value: Any) -> str:
-    return value.__name__ if isinstance(value, ModuleType) else f"{value.__module__}.{value.__qualname__}"

@@ -119,9 +119,13 @@ def test_a_machine_without_a_unit_leaves_no_record(bundle, images, monkeypatch):
     [
         (lambda record: record, None),
         (lambda record: record | {"weights": "other"}, "about other weights"),
-        (lambda record: record | {"dice": {"cell": 1.0, "wall": 0.9989}}, "Dice of 'wall' to float32 is 0.9989"),
+        (lambda record: record | {"dice": {"cell": 0.9989}}, "Dice of 'cell' to float32 is 0.9989"),
+        (lambda record: record | {"classes": ["cell", "wall"]}, "shows 'wall'"),
         (lambda record: record | {"mean": 0.5}, "changes labels"),
-        (lambda record: record | {"mean": float("nan")}, "changes labels"),
+        (lambda record: record | {"least": 0.98}, "in one case"),
+        (lambda record: record | {"mean": float("nan")}, "damaged"),
+        (lambda record: record | {"mean": 7}, "damaged"),
+        (lambda record: record | {"mean": True}, "damaged"),
         (lambda record: {"dice": {}}, "damaged"),
         (lambda record: [record], "damaged"),
     ],
@@ -130,10 +134,25 @@ def test_what_a_record_proves(change, reason, tmp_path):
     weights = tmp_path / "model.pt"
     weights.write_bytes(b"weights")
     assert "no record" in why_not_proven(weights)
-    record = {"weights": digest(weights), "cases": 2, "dice": {"cell": 0.999}, "mean": 0.999, "least": 0.9}
+    scores = {"classes": ["cell"], "dice": {"cell": 0.999}, "mean": 0.999, "least": 0.99}
+    record = {"weights": digest(weights), "cases": 2, **scores}
     (tmp_path / "precision.json").write_text(json.dumps(change(record)))
     found = why_not_proven(weights)
     assert found is None if reason is None else reason in found
+
+
+def test_a_record_of_endless_depth_is_damaged(tmp_path):
+    (tmp_path / "precision.json").write_text("[" * 100_000)
+    assert "damaged" in why_not_proven(tmp_path / "model.pt")
+
+
+def test_a_record_is_of_the_settings_it_was_made_with(bundle, images):
+    """Where it runs, and what else is written, decides on no label; a normalisation does."""
+    record_precision(bundle, cases(images), "cpu")
+    weights = bundle / "models" / "model.pt"
+    config = json.loads((bundle / "configs" / "inference.json").read_text())
+    assert why_not_proven(weights, {**config, "device": "cuda", "save_pictures": True, "input_dir": "x"}) is None
+    assert "other settings" in why_not_proven(weights, {**config, "preprocessing": None})
 
 
 def test_a_folder_that_is_no_bundle_is_named(tmp_path, monkeypatch):

@@ -168,7 +168,8 @@ class SlidingWindow(SlidingWindowInferer):
         self, images: torch.Tensor, network: Callable[..., Any], starts: Sequence[Sequence[int]], window: Size
     ) -> list[Hashable]:
         kinds = kinds_of_windows(images, starts, window, self.skip_below)
-        is_random = getattr(network, "training", False)  # dropout
+        parts = network.modules() if isinstance(network, torch.nn.Module) else [network]
+        is_random = any(getattr(part, "training", False) for part in parts)  # dropout, be it that it alone is on
         return [kind if kind == LEFT_OUT or not is_random else None for kind in kinds]
 
     def _window(self, size: Sequence[int]) -> Size:

@@ -108,7 +108,9 @@ class Autocast(nn.Module):
             x = x.contiguous(memory_format=self.memory_format)
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.network(x)
-        return [level.float() for level in logits] if isinstance(logits, list) else logits.float()
+        if isinstance(logits, list):
+            return [level.float() for level in logits]
+        return logits.float() if isinstance(logits, torch.Tensor) else logits  # what is neither, an inferer judges
 
     def __getattr__(self, name: str) -> Any:
         """An attribute of this module, else of the network."""

@@ -311,6 +311,15 @@ def test_a_constant_window_is_seen_once(batch_size, axes):
     assert max(network.seen) == batch_size
 
 
+def test_windows_that_dropout_would_tell_apart_are_all_seen():
+    """Also where a network is in evaluation mode, and dropout alone is on, as for Monte Carlo samples."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.Dropout()).eval()
+    network[1].train()
+    inferer = SlidingWindow(roi_size=(4, 4), sw_batch_size=2, overlap=0.0)
+    inferer(torch.zeros(1, 1, 16, 16), network)
+    assert (inferer.windows, inferer.forwards) == (16, 16)
+
+
 def test_of_many_constants_the_frequent_ones_are_kept():
     image = torch.zeros(1, 2, 80)  # windows of 8 at 0, 8, ..., 72
     image[:, 1] = torch.tensor([1.0, 2, 1, 3, 1, 2, 4, 3, 5, 2]).repeat_interleave(8)

@@ -135,3 +135,11 @@ def test_2d_and_3d_compile_in_one_process_and_other_shapes_run_as_they_are():
             torch.testing.assert_close(made(images(dims, count)), plain(images(dims, count)), atol=1e-3, rtol=1e-3)
         made.eval()
         torch.testing.assert_close(made(images(dims)), plain.eval()(images(dims)), atol=1e-3, rtol=1e-3)
+
+
+def test_an_output_that_is_no_tensor_is_left_to_the_inferer():
+    class Pair(torch.nn.Module):
+        def forward(self, x):
+            return x, x
+
+    assert isinstance(Autocast(Pair(), torch.bfloat16)(torch.zeros(1, 1, 4, 4)), tuple)
