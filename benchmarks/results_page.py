@@ -43,6 +43,8 @@ def bars(entries: Sequence[Mapping[str, Any]]) -> Figure:
     axes.barh(places, values, color=[MET if is_met(entry) else MISSED for entry in entries], height=0.6)
     axes.set_yticks(places, [entry["name"] for entry in entries], fontsize=8, parse_math=False)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+    axes.set_ylim(0.3, len(entries) + 0.7)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xlabel("times the goal (right of the line: reached)", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
