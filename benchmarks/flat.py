@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir
 from functools import partial
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 
 import nibabel as nib
 import numpy as np
 import torch
 from compare import copy_rows
-from measure import record
+from measure import interleaved, record
 from mlflow.entities import Metric
 from monai.data import MetaTensor
 from monai.transforms import Compose
@@ -33,7 +32,8 @@ from pipeline.transforms.save_image import AtomicSaveImaged
 
 EDGES, LARGE_EDGES = (128, 256, 384, 512), (128, 256, 384, 512, 640, 768)
 CASES, RUNS = (10, 100, 1000), (10, 100, 1000)
-STEPS = 400  # that are logged to a store
+STEPS = 2000  # that are logged to a store at a time
+ROUNDS = 5
 FLAT = 1.15  # the largest cost over the smallest
 
 Curve = dict[str, list[float]]
@@ -48,29 +48,27 @@ def tiny_network() -> nn.Module:
 def cost_of_a_voxel(edges: Sequence[int]) -> Curve:
     """Return nanoseconds per voxel of cubes, of windows that do not overlap, so that each voxel is seen once."""
     inferer, network = SlidingWindow(roi_size=(64, 64, 64), sw_batch_size=4, overlap=0.0), tiny_network()
+    volumes = {edge: torch.rand(1, edge, edge, edge, generator=torch.Generator().manual_seed(0)) for edge in edges}
 
-    def label(volume: torch.Tensor) -> None:
-        item = {"image": MetaTensor(volume)}
-        predict_labels(item, network, inferer, [ClassesFromLogitsd("pred")], "cpu")
+    def label(edge: int) -> None:
+        # Small cubes come in numbers, so that each measurement takes a second or so.
+        for _ in range(max(1, (edges[-1] // edge) ** 3 // 4)):
+            item = {"image": MetaTensor(volumes[edge])}
+            predict_labels(item, network, inferer, [ClassesFromLogitsd("pred")], "cpu")
 
-    costs = []
-    for edge in edges:
-        volume = torch.rand(1, edge, edge, edge, generator=torch.Generator().manual_seed(0))
-        rounds = max(3, min(15, 256**3 // edge**3))
-        costs.append(1e9 * median(seconds(partial(label, volume)) for _ in range(rounds)) / edge**3)
-    return {"voxels along each side": list(edges), "nanoseconds per voxel": costs}
+    taken = medians({edge: partial(label, edge) for edge in edges})
+    voxels = {edge: max(1, (edges[-1] // edge) ** 3 // 4) * edge**3 for edge in edges}
+    return {"voxels along each side": list(edges), "nanoseconds per voxel": [1e9 * taken[e] / voxels[e] for e in edges]}
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Return how long a call takes."""
-    start = perf_counter()
-    call()
-    return perf_counter() - start
+def medians(calls: dict[int, Callable[[], object]]) -> dict[int, float]:
+    """Return the median seconds of each call; they take turns, after one round that warms up."""
+    named = interleaved({str(size): call for size, call in calls.items()}, ROUNDS)
+    return {size: named[str(size)] / 1e3 for size in calls}
 
 
 def cost_of_a_case(counts: Sequence[int]) -> Curve:
     """Return milliseconds per volume of a folder of so many, from load to saved file, the end of the batch included."""
-    costs = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         torch.save(tiny_network().state_dict(), folder / "model.pt")
@@ -80,16 +78,19 @@ def cost_of_a_case(counts: Sequence[int]) -> Curve:
             voxels = rng.integers(0, 1000, (32, 32, 32), dtype=np.int16)
             nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / "images" / f"case_{number:04}.nii.gz")
         files = sorted((folder / "images").iterdir())
-        predict_files(folder, files[:10], "warm")
-        for count in counts:
-            rounds = max(1, 50 // count)
-            spent = [predict_files(folder, files[:count], f"{count}-{number}") for number in range(rounds)]
-            costs.append(1e3 * median(spent) / count)
+        again = {count: max(counts) // count // 4 or 1 for count in counts}
+
+        def predict(count: int) -> None:
+            for number in range(again[count]):
+                predict_files(folder, files[:count], f"{count}-{number}")
+
+        taken = medians({count: partial(predict, count) for count in counts})
+    costs = [1e3 * taken[count] / again[count] / count for count in counts]
     return {"cases of the folder": list(counts), "milliseconds per case": costs}
 
 
-def predict_files(folder: Path, files: Sequence[Path], name: str) -> float:
-    """Predict files into a folder of this name; return the seconds."""
+def predict_files(folder: Path, files: Sequence[Path], name: str) -> None:
+    """Predict files into a folder of this name."""
     (folder / f"{name}.txt").write_text("\n".join(map(str, files)))
     predictor = FolderPredictor(
         str(folder / f"{name}.txt"),
@@ -102,28 +103,31 @@ def predict_files(folder: Path, files: Sequence[Path], name: str) -> float:
         spatial_dims=3,
         class_names=("background", "thing"),
     )
-    return seconds(predictor.run)
+    predictor.run()
 
 
 def cost_of_a_step(counts: Sequence[int]) -> Curve:
     """Return microseconds that a run needs to log a step to a SQLite store of so many runs, all of it written."""
-    costs = []
     with tempfile.TemporaryDirectory() as scratch, chdir(scratch):
+        runs = {}
         for count in counts:
             uri = f"sqlite:///{scratch}/{count}.db"
             fill(uri, count)
             folder = Path(scratch) / f"run-{count}"
             folder.mkdir()
-            tracking = Tracking(uri, "cells", system_metrics_every=0)
-            tracking.start("measured", {}, params={"a": 1}, folder=folder)
-            costs.append(1e6 * seconds(partial(log_steps, tracking)) / STEPS)
-            tracking.end()
-    return {"runs in the store": list(counts), "microseconds per step": costs}
+            runs[count] = Tracking(uri, "cells", system_metrics_every=0)
+            runs[count].start("measured", {}, params={"a": 1}, folder=folder)
+        numbers = itertools.count()
+        taken = medians({count: partial(log_steps, run, numbers) for count, run in runs.items()})
+        for run in runs.values():
+            run.end()
+    return {"runs in the store": list(counts), "microseconds per step": [1e6 * taken[c] / STEPS for c in counts]}
 
 
-def log_steps(tracking: Tracking) -> None:
-    """Log as a training does, and wait until all is in the store."""
-    for step in range(STEPS):
+def log_steps(tracking: Tracking, numbers: Iterator[int]) -> None:
+    """Log as a training does, at steps that no earlier one had, and wait until all is in the store."""
+    first = STEPS * next(numbers)
+    for step in range(first, first + STEPS):
         tracking.metrics({"train/loss": 1 / (step + 1), "train/learning_rate": 0.001}, step)
     tracking.flush()
 

@@ -43,19 +43,21 @@ NNUNET = "nnU-Net is left out: pip install nnunetv2 (then torch again, in the ve
 class Timed:
     """A network whose seconds are kept; or one of its output's size, with one pass over it, where time is short."""
 
-    def __init__(self, classes: int, kind: str) -> None:
+    def __init__(self, classes: int, kind: str, narrow: bool = False) -> None:
         if kind == "unet":
             network: torch.nn.Module = UNet(3, 1, classes, CHANNELS, norm="batch")
         else:
             network = nets.UNet(3, 1, classes, CHANNELS, (2, 2, 2, 2), norm="batch")
-        self.network = Autocast(network.eval(), torch.bfloat16, torch.channels_last_3d)
+        self.network = Autocast(network.eval(), torch.bfloat16, torch.channels_last_3d, narrow_logits=narrow)
+        self.dtype = torch.bfloat16 if narrow else torch.float32
         self.classes, self.copies, self.seconds, self.training = classes, kind == "copies", 0.0, False
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         """Return logits (N, classes, *roi), the channels of a voxel side by side, in new memory."""
         start = perf_counter()
         if self.copies:
-            logits = windows.new_empty(len(windows), *ROI, self.classes).movedim(-1, 1).copy_(windows)
+            shape = (len(windows), *ROI, self.classes)
+            logits = windows.new_empty(shape, dtype=self.dtype).movedim(-1, 1).copy_(windows)
         else:
             logits = self.network(windows)
         self.seconds += perf_counter() - start
@@ -96,7 +98,7 @@ CANDIDATES: dict[str, Callable[..., torch.Tensor]] = {"ours": ours, "MONAI": mon
 def once(by: str | None, size: tuple[int, ...], classes: int) -> None:
     """Make one label map in a process whose memory is measured; None: only what is there before."""
     torch.set_num_threads(2)
-    network, volume = Timed(classes, "copies"), torch.rand(1, *size)
+    network, volume = Timed(classes, "copies", narrow=by == "ours"), torch.rand(1, *size)
     if by is not None:
         CANDIDATES[by](network, volume)
 
@@ -106,14 +108,17 @@ def seconds(
     names: list[str], size: tuple[int, ...], classes: int, kind: str, rounds: int
 ) -> tuple[dict[str, float], float]:
     """Return the seconds of each candidate beside its network, and those of the same windows in the network alone."""
-    network, volume = Timed(classes, kind), torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
-    alone = network if kind != "copies" else Timed(classes, "light")
+    volume = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+    # Ours takes logits in bfloat16, as `predict` gives it; the others' own loops are given float32.
+    networks = {name: Timed(classes, kind, narrow=name == "ours") for name in names}
+    alone = Timed(classes, kind if kind != "copies" else "light", narrow=True)
     count = torch.tensor([len(starts) for starts in SlidingWindow(**WINDOW)._starts(size)]).prod()
     batch, batches = torch.rand(2, 1, *ROI), int(count + 1) // 2
     timed = batches if kind != "copies" else 10
     beside, forwards = {name: [] for name in names}, []
     for number in range(rounds + 1):
         for name in names:
+            network = networks[name]
             network.seconds, start = 0.0, perf_counter()
             CANDIDATES[name](network, volume)
             beside[name].append(perf_counter() - start - network.seconds)

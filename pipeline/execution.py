@@ -26,7 +26,7 @@ def prepare(
     backend: str = "auto",
     settings: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Return a module that predicts with a trained network: windows (N, C, *size) -> float32 logits.
+    """Return a module that predicts with a trained network: windows (N, C, *size) -> logits, in float32 or `precision`.
 
     What it decided on is said in the log, and is in its attributes `precision` and `backend`.
 

@@ -22,7 +22,7 @@ from types import ModuleType
 if sys.argv.pop(1) == "full":
     import monai  # before the command can load a part of it
 from pipeline.cli import main
-main(["predict", *sys.argv[1:]])
+main(["predict", "--precision", "float32", *sys.argv[1:]])
 print("loaded:", *(name for name in {HEAVY} if type(sys.modules.get(name)) is ModuleType))
 """
 QUICK = "from pipeline.quick_import import import_monai; import_monai()\n"

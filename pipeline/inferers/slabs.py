@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,12 +53,18 @@ def slabs_of(
         yield from inferer.sums(image, network)
         return
     if hasattr(inferer, "slabs"):
-        yield from inferer.slabs(image, network, **({"spread": True} if spread else {}))
+        yield from map(_wide, inferer.slabs(image, network, **({"spread": True} if spread else {})))
         return
     logits, deviation = inferer.predict_with_spread(image, network) if spread else (inferer(image, network), None)
     if not isinstance(logits, torch.Tensor):
         raise InputError(f"the network gives a {type(logits).__name__}, where one tensor is needed")
-    yield Slab(0, logits.shape[2], logits, deviation)
+    yield _wide(Slab(0, logits.shape[2], logits, deviation))
+
+
+def _wide(slab: Slab) -> Slab:
+    """A slab with logits of float32 or more: what follows computes with them, and bfloat16 has two or three digits."""
+    dtype = torch.promote_types(slab.logits.dtype, torch.float32)
+    return slab if slab.logits.dtype == dtype else replace(slab, logits=slab.logits.to(dtype))
 
 
 def in_pieces(slab: Slab) -> Iterator[Slab]:

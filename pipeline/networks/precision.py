@@ -60,7 +60,7 @@ def fast_layout(network: nn.Module) -> torch.memory_format | None:
 
 
 class Autocast(nn.Module):
-    """Run a network in another number format and memory layout; images and logits stay float32.
+    """Run a network in another number format and memory layout; images stay float32, and logits if not asked otherwise.
 
     The weights stay float32 too, and so does what PyTorch's autocast keeps from the narrower format. What is no part of
     this module (`in_channels`, `divisor`, `output_size`, ...) is looked up in the network.
@@ -71,6 +71,7 @@ class Autocast(nn.Module):
         memory_format: `torch.channels_last` in 2D, `torch.channels_last_3d` in 3D; None leaves the layout as it is.
         compiled: in training, compile for the shape of the first batch. Batches of another shape, such as the last and
             smaller one of an epoch, run as they are: compiling takes longer than they do.
+        narrow_logits: leave the logits in `dtype`, for one who adds them up in float32: half the memory, equal sums.
     """
 
     def __init__(
@@ -79,10 +80,11 @@ class Autocast(nn.Module):
         dtype: torch.dtype = torch.bfloat16,
         memory_format: torch.memory_format | None = None,
         compiled: bool = False,
+        narrow_logits: bool = False,
     ) -> None:
         super().__init__()
         self.network = network if memory_format is None else network.to(memory_format=memory_format)  # type: ignore[call-overload]
-        self.dtype, self.memory_format = dtype, memory_format
+        self.dtype, self.memory_format, self.narrow_logits = dtype, memory_format, narrow_logits
         self._shape: torch.Size | None = None
         if compiled:
             torch._dynamo.reset()  # it counts what it compiled for other networks of this class, and stops at eight
@@ -90,7 +92,7 @@ class Autocast(nn.Module):
         self.compiled = compiled
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Logits of the images `x` in float32."""
+        """Logits of the images `x`."""
         if not self.compiled or not self.training:
             return self._run(x)
         self._shape = self._shape or x.shape
@@ -108,6 +110,8 @@ class Autocast(nn.Module):
             x = x.contiguous(memory_format=self.memory_format)
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.network(x)
+        if self.narrow_logits:
+            return logits
         if isinstance(logits, list):
             return [level.float() for level in logits]
         return logits.float() if isinstance(logits, torch.Tensor) else logits  # what is neither, an inferer judges
@@ -147,4 +151,4 @@ def for_prediction(network: nn.Module, dtype: torch.dtype) -> Autocast:
         if first:
             parent, _, name = first.rpartition(".")
             setattr(network.get_submodule(parent), name, InFloat32(network.get_submodule(first)))
-    return Autocast(network, dtype, fast_layout(network)).eval()
+    return Autocast(network, dtype, fast_layout(network), narrow_logits=True).eval()

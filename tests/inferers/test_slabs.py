@@ -77,3 +77,11 @@ def test_scaled_slabs_are_only_those_of_an_inferer_that_sums():
     assert torch.equal(slab.logits, 2 * image)
     slabs = list(slabs_of(AveragedInferer(window, "none"), image, double, scaled=True))
     torch.testing.assert_close(joined(slabs, image)[0].softmax(1), (2 * image).softmax(1))
+
+
+def test_logits_of_few_digits_come_as_float32():
+    """What resamples them, or takes their softmax, would lose more."""
+    logits = torch.tensor([[[[0.1, 0.2]], [[0.3, 0.4]]]], dtype=torch.bfloat16)
+    (slab,) = slabs_of(lambda image, network: logits, torch.zeros(1, 1, 1, 2), None)
+    assert slab.logits.dtype == torch.float32
+    assert torch.equal(slab.logits, logits.float())
