@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Callable
 from functools import lru_cache, partial
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from pipeline.errors import InputError
+from pipeline.networks.precision import Around
 
 Window = Callable[[np.ndarray], np.ndarray]  # (1, C, *size) -> (1, K, *size)
 
@@ -23,12 +23,11 @@ PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvin
 SHAPES = 8  # of windows, for which the compiled network is kept
 
 
-class Exported(nn.Module):
+class Exported(Around):
     """Run a network by ONNX Runtime or OpenVINO, in float32 on the processor; compiled once for each window's shape.
 
     (N, C, *size) -> float32 logits (N, K, *size), window by window: a last batch may be smaller than the others, and
-    these programs take no longer for windows one at a time. What is no part of this module (`in_channels`,
-    `output_size`, ...) is looked up in the network.
+    these programs take no longer for windows one at a time.
 
     Args:
         network: with its weights, on the processor, in evaluation mode.
@@ -49,15 +48,6 @@ class Exported(nn.Module):
         windows = torch.as_tensor(x).float().contiguous().numpy()
         run = self._compiled(windows.shape[1:])
         return torch.cat([torch.from_numpy(run(window[None])) for window in windows])
-
-    def __getattr__(self, name: str) -> Any:
-        """An attribute of this module, else of the network."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "network":  # not set yet
-                raise
-            return getattr(self.network, name)
 
 
 def is_installed(backend: str) -> bool:

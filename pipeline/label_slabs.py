@@ -22,12 +22,17 @@ from pipeline.transforms.to_grid import FromGridd
 Transform = Callable[[Any], Any]
 
 
+def steps_of(transform: Transform) -> list[Transform]:
+    """Return the single transforms that one is made of, in their order."""
+    return list(transform.flatten().transforms) if isinstance(transform, Compose) else [transform]
+
+
 def split_voxelwise(transforms: Compose | Sequence[Transform]) -> tuple[list[Transform], list[Transform]]:
     """Return the first transforms that need not see an image as a whole, and those after them.
 
     These are a `FromGridd` in the first place, and those that say so by an attribute `voxelwise = True`.
     """
-    flat = list(transforms.flatten().transforms if isinstance(transforms, Compose) else transforms)
+    flat = steps_of(transforms) if isinstance(transforms, Compose) else list(transforms)
     count = int(bool(flat) and isinstance(flat[0], FromGridd))
     while count < len(flat) and getattr(flat[count], "voxelwise", False):
         count += 1

@@ -22,6 +22,7 @@ from pipeline.label_slabs import predict_labels, split_voxelwise
 from pipeline.metrics.overlap import overlap_counts
 from pipeline.networks.precision import for_prediction, has_bfloat16
 from pipeline.provenance import digest
+from pipeline.settings import WHERE_NOT_WHAT
 from pipeline.trust import check_config
 from pipeline.volumes.atomic import write_json
 
@@ -31,19 +32,7 @@ LEAST_DICE = 0.999  # of bfloat16's labels to those of float32, for each class a
 LEAST_OF_A_CASE = 0.99  # a small object of one case may lose a few voxels of its rim
 CASES = 8
 NEEDED = {"network_def", "preprocessing", "inferer", "postprocessing", "class_names"}
-# Keys of an inference config that decide on no label; those that begin with `save_` do not either.
-WHERE_NOT_WHAT = {"_meta_", "backend", "bundle_root", "checkpoint", "dataset_dir", "device", "imports", "inference"}
-WHERE_NOT_WHAT |= {
-    "initialize",
-    "input_dir",
-    "num_shards",
-    "output_dir",
-    "precision",
-    "resume",
-    "run",
-    "shard_id",
-    "track",
-}
+HOW_IT_RUNS = {"_meta_", "imports", "inference", "initialize", "run"}  # and what begins with `save_`
 
 
 def why_not_proven(weights: str | Path, settings: Mapping[str, Any] | None = None) -> str | None:
@@ -78,7 +67,8 @@ def why_not_proven(weights: str | Path, settings: Mapping[str, Any] | None = Non
 
 def settings_digest(config: Mapping[str, Any]) -> str:
     """Return what tells a config from others that give other labels: the SHA-256 of all that decides on these."""
-    kept = {key: value for key, value in config.items() if key not in WHERE_NOT_WHAT and not key.startswith("save_")}
+    others = WHERE_NOT_WHAT | HOW_IT_RUNS | {key for key in config if key.startswith("save_")}
+    kept = {key: value for key, value in config.items() if key not in others}
     written = json.dumps(kept, sort_keys=True, default=str).replace("#", "::")  # MONAI knows both
     return hashlib.sha256(written.encode()).hexdigest()
 

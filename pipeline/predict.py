@@ -30,8 +30,9 @@ from pipeline.batch.summary import clashes, measure, write_summary
 from pipeline.errors import InputError, find_input_error
 from pipeline.execution import prepare
 from pipeline.handlers.load_weights import load_weights
-from pipeline.label_slabs import predict_labels, split_voxelwise
+from pipeline.label_slabs import predict_labels, split_voxelwise, steps_of
 from pipeline.provenance import digest
+from pipeline.settings import WHERE_NOT_WHAT
 from pipeline.transforms.to_grid import ToGridd
 from pipeline.trust import check_config
 from pipeline.volumes.header import VolumeHeader
@@ -39,9 +40,6 @@ from pipeline.volumes.header import VolumeHeader
 logger = logging.getLogger(__name__)
 
 SUMMARY_EVERY = 30.0  # seconds between two writes of the summary of an unfinished batch
-# Settings that decide on no voxel of an output.
-WHERE_NOT_WHAT = {"bundle_root", "checkpoint", "input_dir", "output_dir", "dataset_dir", "device", "resume"}
-WHERE_NOT_WHAT |= {"num_shards", "shard_id", "track", "precision", "backend"}
 
 
 def records(
@@ -161,7 +159,7 @@ class FolderPredictor:
 
     def _entries(self) -> list[Input]:
         found = find_inputs(self.input_dir, self.output_dir, self.in_channels, spatial_dims=self.spatial_dims)
-        postfixes = {step.postfix for step in _steps(self.postprocessing) if hasattr(step, "postfix")}
+        postfixes = {step.postfix for step in steps_of(self.postprocessing) if hasattr(step, "postfix")}
         clashing = {str(error.case): error for error in clashes([entry.case for entry in found], sorted(postfixes))}
         checked = [replace(entry, problem=entry.problem or clashing.get(entry.case)) for entry in found]
         return shard(checked, self.num_shards, self.shard_id)
@@ -210,7 +208,7 @@ class FolderPredictor:
             raise entry.problem
         check_room(entry.files, self.spatial_dims, entry.case, self.need)
         item: Any = record(entry)
-        for step in _steps(self.preprocessing):
+        for step in steps_of(self.preprocessing):
             with stage("resample" if isinstance(step, ToGridd) else "read"):
                 item = step(item)
         wanted = getattr(self.network, "in_channels", self.in_channels)
@@ -287,12 +285,8 @@ class FolderPredictor:
 
 def _grid_of(preprocessing: Callable[[Any], Any]) -> Callable[[VolumeHeader], int] | None:
     """Return how many voxels the preprocessing makes of a file, where it resamples."""
-    grid = next((step for step in _steps(preprocessing) if isinstance(step, ToGridd)), None)
+    grid = next((step for step in steps_of(preprocessing) if isinstance(step, ToGridd)), None)
     return None if grid is None else lambda header: grid.voxels_of(header.affine, header.shape)
-
-
-def _steps(transform: Callable[[Any], Any]) -> Sequence[Callable[[Any], Any]]:
-    return transform.flatten().transforms if isinstance(transform, Compose) else [transform]
 
 
 def _row(entry: Input, status: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from pipeline.batch.memory import check_room
 from pipeline.errors import InputError, find_input_error
 from pipeline.execution import prepare
 from pipeline.handlers.load_weights import load_weights
-from pipeline.label_slabs import predict_labels, split_voxelwise
+from pipeline.label_slabs import predict_labels, split_voxelwise, steps_of
 from pipeline.predict import record
 from pipeline.transforms.load_image import StrictLoadImaged
 from pipeline.transforms.to_grid import ToGridd
@@ -86,7 +86,7 @@ class ServedModel(PythonModel):
 
     def _normalised(self, image: np.ndarray) -> Mapping[Any, Any]:
         """Return what the preprocessing makes of an image (C, *spatial) that needs no loading and no resampling."""
-        steps = [step for step in _steps(self.preprocessing) if not isinstance(step, StrictLoadImaged)]
+        steps = [step for step in steps_of(self.preprocessing) if not isinstance(step, StrictLoadImaged)]
         affine = torch.from_numpy(_affine_of_grid(steps))
         meta = {
             MetaKeys.ORIGINAL_AFFINE: affine.clone(),
@@ -147,10 +147,6 @@ def _parser(folder: Path) -> Any:
     except RuntimeError as error:  # MONAI wraps what a `$` expression raises
         raise find_input_error(error) or error from None
     return workflow.parser
-
-
-def _steps(transform: Any) -> list[Any]:
-    return transform.flatten().transforms if isinstance(transform, Compose) else [transform]
 
 
 def _affine_of_grid(steps: Iterable[Any]) -> np.ndarray:

@@ -24,6 +24,9 @@ REFERENCE = re.compile(r"[@%](?:::|#)?(\w+)")
 RESERVED = {"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}  # what MONAI reads of a component itself
 RUN_IDS = ("training", "evaluating", "inference", "run")
 TEXTS = {"run_name"}  # whose own value is null
+# Of an inference config, what decides on no voxel of a label map.
+WHERE_NOT_WHAT = {"backend", "bundle_root", "checkpoint", "dataset_dir", "device", "input_dir", "num_shards"}
+WHERE_NOT_WHAT |= {"output_dir", "precision", "resume", "shard_id", "track"}
 PATHS = {"input_dir", "output_dir", "dataset_dir", "data_list", "bundle_root"}
 # The least that a setting of this name can be, in every config that has it.
 WHOLE_NUMBERS = {"epochs": 1, "val_interval": 1, "patience": 1, "batch_size": 1, "crops_per_case": 1}

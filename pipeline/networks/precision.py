@@ -59,11 +59,23 @@ def fast_layout(network: nn.Module) -> torch.memory_format | None:
     return None if len(axes) != 1 or (axes == {3} and over_space) else channels_last(axes.pop())
 
 
-class Autocast(nn.Module):
+class Around(nn.Module):
+    """Run a network, `network`, in a way of its own; what is no part of this module is looked up in the network."""
+
+    def __getattr__(self, name: str) -> Any:
+        """An attribute of this module, else of the network."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "network":  # not set yet
+                raise
+            return getattr(self.network, name)
+
+
+class Autocast(Around):
     """Run a network in another number format and memory layout; images stay float32, and logits if not asked otherwise.
 
-    The weights stay float32 too, and so does what PyTorch's autocast keeps from the narrower format. What is no part of
-    this module (`in_channels`, `divisor`, `output_size`, ...) is looked up in the network.
+    The weights stay float32 too, and so does what PyTorch's autocast keeps from the narrower format.
 
     Args:
         network: (N, C, *size) -> logits, or a list of them.
@@ -115,15 +127,6 @@ class Autocast(nn.Module):
         if isinstance(logits, list):
             return [level.float() for level in logits]
         return logits.float() if isinstance(logits, torch.Tensor) else logits  # what is neither, an inferer judges
-
-    def __getattr__(self, name: str) -> Any:
-        """An attribute of this module, else of the network."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "network":  # not set yet
-                raise
-            return getattr(self.network, name)
 
 
 class InFloat32(nn.Module):
