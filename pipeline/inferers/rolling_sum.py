@@ -10,9 +10,10 @@ from itertools import product
 import torch
 
 from pipeline.inferers.fitting import HOST, Shortage, allocate, attempt, does_not_fit
-from pipeline.inferers.slabs import PIECE, Slab, planes_in_piece
+from pipeline.inferers.slabs import Slab, planes_in_piece
 
-CONVERTED = 2**18  # values of a window that are made float32 at once, 1 MiB: they stay in the processor's cache
+CONVERTED = 2**19  # values of a window that are made float32 at once, 2 MiB: they stay in the processor's cache
+SPREAD = 2**24  # weights, one for each channel of a voxel, that are held for a faster sum: 64 MiB in float32
 logger = logging.getLogger(__name__)
 
 
@@ -99,18 +100,20 @@ class RollingSum:
         if not self.spread.numel():
             self.spread = self._spread(len(window))
         sums, weight = self.sums[image, :, held, *across], self.spread[:, own]
-        step = window.shape[1]
-        if self.device == HOST and window.dtype != self.dtype:
-            step = max(CONVERTED // window[:, :1].numel(), 1)
+        if self.device != HOST or window.dtype == self.dtype:
+            sums.addcmul_(window.to(sums), weight)
+            return
+        step = max(CONVERTED // window[:, :1].numel(), 1)
+        converted = torch.empty_like(window[:, :step], dtype=self.dtype, device=HOST)  # made once: new memory is slow
         for first in range(0, window.shape[1], step):
-            planes = slice(first, first + step)
-            converted = window[:, planes].to(sums)  # what needs memory comes before what changes sums
-            sums[:, planes].addcmul_(converted, weight[:, planes])
+            part = window[:, first : first + step]
+            wide = converted[:, : part.shape[1]].copy_(part)
+            sums[:, first : first + step].addcmul_(wide, weight[:, first : first + step])
 
     def _spread(self, classes: int) -> torch.Tensor:
         """The weight (1, *roi); beside neighbouring channels rather (K, *roi), one for each, if that is not large."""
         weight = self.weight.to(self.sums)
-        if self.sums.stride(1) > 1 or classes * weight.numel() > PIECE:
+        if self.sums.stride(1) > 1 or classes * weight.numel() > SPREAD:
             return weight[None]
         return weight[..., None].repeat(*[1] * weight.ndim, classes).movedim(-1, 0)
 

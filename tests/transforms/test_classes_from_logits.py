@@ -88,8 +88,9 @@ def test_it_sees_each_voxel_alone():
 @pytest.mark.parametrize("size", [(9,), (1, 7), (13, 5), (6, 1, 11)])
 @pytest.mark.parametrize("special", [[], [math.nan], [math.inf, -math.inf]])
 def test_the_highest_channel_is_that_of_max(classes, size, special, monkeypatch):
-    """In either layout, with equal ones and without, in pieces of about 10 voxels."""
-    monkeypatch.setattr("pipeline.transforms.classes_from_logits.IN_CACHE", 10)
+    """In either layout, with equal ones and without, in pieces of 6 voxels, of which 2 lie side by side."""
+    monkeypatch.setattr("pipeline.transforms.classes_from_logits.IN_CACHE", 6 * classes)
+    monkeypatch.setattr("pipeline.transforms.classes_from_logits.SIDE_BY_SIDE", 2)
     random = torch.Generator().manual_seed(0)
     few = torch.randint(3, (classes, *size), generator=random).float()
     for values in (few, torch.randn(classes, *size, generator=random)):
