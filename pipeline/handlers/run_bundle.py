@@ -21,6 +21,7 @@ from pipeline.errors import InputError
 from pipeline.handlers.evaluation_report import EvaluationReport, score_table
 from pipeline.handlers.load_weights import load_weights
 from pipeline.handlers.mlflow_run import origin
+from pipeline.handlers.stage_times import counted_as
 from pipeline.precision_record import record_precision
 from pipeline.report import changed_settings, origin_facts
 from pipeline.run_folder import RunFolder, read_facts
@@ -98,8 +99,11 @@ class RunBundle:
         self.evaluator.run(max(engine.state.epoch, 1))
         if best[1] > 0:  # on a GPU the same weights may score a hair better than they did in their own epoch
             state.best_metric, state.best_metric_epoch = best
-        if engine.state.rank != 0:
-            return
+        if engine.state.rank == 0:
+            with counted_as("report", engine):
+                self._report(engine)
+
+    def _report(self, engine: Workflow) -> None:
         folder = self.run.path / "evaluation" / "validation"
         history = engine.state.history
         named = {"bundle": self.metadata.get("name", ""), "bundle.version": self.metadata.get("version", "")}

@@ -15,7 +15,8 @@ from monai.engines.workflow import Workflow
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("data", "forward", "backward", "step", "validation", "checkpoint", "log")
+STAGES = ("data", "forward", "backward", "step", "validation", "checkpoint", "report", "log")
+IN_EPOCHS = tuple(stage for stage in STAGES if stage != "report")
 SETTLED_EVERY = 64  # moments on a GPU
 
 
@@ -23,14 +24,14 @@ class StageTimes:
     """Count the seconds of each stage from the start of a training to its end, and print them.
 
     data: waiting for the batch; forward: up to the loss, moving the batch included; backward; step: of the optimizer;
-    validation; checkpoint; log: all that is left, such as the other handlers. Every moment belongs to one stage, so
-    that the stages sum to the whole.
+    validation; checkpoint; report: what is written when all epochs are done; log: all that is left, such as the other
+    handlers. Every moment belongs to one stage, so that the stages sum to the whole.
 
     On a GPU the moments are events in its stream, read long after: nothing waits for them. A stage's time is then the
     GPU's own, and "data" is how long it waited for the batch.
 
     Each epoch's row of the history, and so the tracking store, has them as `time/data`, ...; what follows the row, a
-    checkpoint for instance, counts in the next one.
+    checkpoint for instance, counts in the next one, and what follows the last row only in the sum that is printed.
 
     Args:
         evaluator: the validation engine.
@@ -94,7 +95,7 @@ class StageTimes:
     def _complete_row(self, engine: Workflow) -> None:
         self.end("log")
         now = self.totals()
-        engine.state.history[-1] |= {f"time/{stage}": now[stage] - self._before[stage] for stage in STAGES}
+        engine.state.history[-1] |= {f"time/{stage}": now[stage] - self._before[stage] for stage in IN_EPOCHS}
         self._before = now
 
     def _print(self, engine: Workflow) -> None:

@@ -8,7 +8,7 @@ from monai.handlers import ValidationHandler
 
 from pipeline.handlers import stage_times
 from pipeline.handlers.history import History
-from pipeline.handlers.stage_times import STAGES, StageTimes, counted_as, table
+from pipeline.handlers.stage_times import IN_EPOCHS, STAGES, StageTimes, counted_as, table
 
 
 class Clock:
@@ -34,18 +34,18 @@ class Takes:
         self.clock.now += self.seconds
 
 
-class Saves:
-    """A handler that takes a second to save."""
+class Counted:
+    """A handler whose seconds at an event are a stage of their own."""
 
-    def __init__(self, clock):
-        self.clock = clock
+    def __init__(self, clock, event, stage, seconds):
+        self.clock, self.event, self.stage, self.seconds = clock, event, stage, seconds
 
     def attach(self, engine):
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(self.event, self.go_on)
 
-    def save(self, engine):
-        with counted_as("checkpoint", engine):
-            self.clock.now += 1
+    def go_on(self, engine):
+        with counted_as(self.stage, engine):
+            self.clock.now += self.seconds
 
 
 @pytest.fixture
@@ -68,18 +68,21 @@ def test_each_stage_has_what_happened_in_it_by_hand(clock, caplog):
         Takes(clock, Events.ITERATION_COMPLETED, 13, on=evaluator),
     ]
     history = History(trainer().optimizer, evaluator)
-    handlers = [*before, ValidationHandler(1, evaluator), history, times, Saves(clock)]
+    saves = Counted(clock, Events.EPOCH_COMPLETED, "checkpoint", 1)
+    reports = Counted(clock, Events.COMPLETED, "report", 17)
+    handlers = [*before, ValidationHandler(1, evaluator), history, times, saves, reports]
     engine = trainer(handlers, epochs=2, losses=(1, 1, 1))
     with caplog.at_level("INFO"):
         engine.run()
     # Two epochs of three iterations, each with one validation and one checkpoint.
-    expected = {"data": 12, "forward": 18, "backward": 30, "step": 42, "validation": 26, "checkpoint": 2, "log": 66}
+    expected = {"data": 12, "forward": 18, "backward": 30, "step": 42, "validation": 26, "checkpoint": 2}
+    expected |= {"report": 17, "log": 66}
     assert times.totals() == expected
     assert sum(expected.values()) == clock.now
-    first, second = ({name: row[f"time/{name}"] for name in STAGES} for row in engine.state.history)
-    assert first == {name: expected[name] / 2 for name in STAGES} | {"checkpoint": 0}
-    assert second == {name: expected[name] / 2 for name in STAGES}, "the checkpoint behind the first row counts here"
-    assert "time: 196.0 s = data 12.0 s (6 %), forward 18.0 s (9 %)" in caplog.text
+    first, second = ({name: row[f"time/{name}"] for name in IN_EPOCHS} for row in engine.state.history)
+    assert first == {name: expected[name] / 2 for name in IN_EPOCHS} | {"checkpoint": 0}
+    assert second == {name: expected[name] / 2 for name in IN_EPOCHS}, "the checkpoint behind the first row counts here"
+    assert "time: 213.0 s = data 12.0 s (6 %), forward 18.0 s (8 %)" in caplog.text
 
 
 def test_the_stages_sum_to_the_whole_of_a_real_training():
@@ -93,11 +96,11 @@ def test_the_stages_sum_to_the_whole_of_a_real_training():
     engine.run()
     ((_, ended),) = times._moments
     assert sum(times.totals().values()) == pytest.approx(ended - started[0], abs=1e-9)
-    assert all(times.totals()[stage] > 0 for stage in STAGES if stage != "checkpoint")
+    assert all(times.totals()[stage] > 0 for stage in STAGES if stage not in ("checkpoint", "report"))
 
 
 def test_a_checkpoint_without_the_handler_is_just_made(clock):
-    Saves(clock).save(trainer())
+    Counted(clock, Events.STARTED, "checkpoint", 1).go_on(trainer())
     assert clock.now == 1
 
 
