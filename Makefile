@@ -6,7 +6,7 @@ RUN := demo-$(shell date +%Y%m%d-%H%M%S)
 # Threads that wait by spinning are ten times slower as soon as another program wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check bench ui clean
+.PHONY: demo test check audit bench ui clean
 .DELETE_ON_ERROR:
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -34,6 +34,14 @@ check: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A report, no gate. OSV's service: PyPI's own passes packages that it cannot find.
+audit: .venv/.installed
+	@rm -f audit.md; $(BIN)/python -m pip install --quiet pip-audit >/dev/null 2>&1; \
+	if $(BIN)/python -m pip_audit --vulnerability-service osv --requirement constraints.txt --no-deps --disable-pip \
+	    --progress-spinner off --format markdown --output audit.md 2>audit.log || test -s audit.md; \
+	then tail -n 1 audit.log; cat audit.md 2>/dev/null || true; \
+	else echo "not audited: OSV cannot be reached, or pip-audit cannot be installed" | tee audit.md; fi
 
 # The ablation takes an hour and data of its own: docs/ablation.md has its command.
 NO_CLAIM = benchmarks/measure.py benchmarks/results_page.py benchmarks/ablation.py

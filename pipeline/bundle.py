@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -14,7 +13,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from pipeline import console, settings
 from pipeline.errors import raise_all
-from pipeline.volumes.atomic import atomic_write_text
+from pipeline.volumes.atomic import atomic_write_bytes, atomic_write_text
 
 # What inference.json keeps as its own when a run's bundle is written; what else both files hold comes from training.
 OWN_OF_INFERENCE = {"bundle_root", "dataset_dir", "output_dir", "device", "initialize", "run", "checkpoint"}
@@ -142,5 +141,4 @@ def write_config(file: Path, config: Mapping[str, Any]) -> None:
 def _copy(source: Path, target: Path) -> None:
     """Copy a file if there is one; a run that is resumed by its own configs has it in place already."""
     if source.is_file() and source.resolve() != target.resolve():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        atomic_write_bytes(target, source.read_bytes())

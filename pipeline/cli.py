@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="<verb>", required=True)
     _add_predict(verbs)
     _add_precision(verbs)
+    _add_safetensors(verbs)
     _add_check(verbs)
     _add_compare(verbs)
     _add_leaderboard(verbs)
@@ -143,6 +144,22 @@ def _precision(options: argparse.Namespace) -> None:
     from pipeline.precision_record import prove
 
     print(prove(options.bundle, options.input_dir, options.device, options.trust))
+
+
+def _add_safetensors(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser(
+        "safetensors",
+        help="write a bundle's weights as model.safetensors too, which can hold no code",
+        epilog="example: python -m pipeline safetensors runs/my-run",
+    )
+    verb.add_argument("bundle", help="a run's folder, or a bundle with trained weights")
+    verb.set_defaults(call=_safetensors)
+
+
+def _safetensors(options: argparse.Namespace) -> None:
+    from pipeline.handlers.load_weights import to_safetensors
+
+    print(to_safetensors(options.bundle))
 
 
 def _add_check(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -34,29 +34,40 @@ class Feeder:
         self, journal: Journal, write: Write, answers: Callable[[], bool] = lambda: True, every: float = 1.0
     ) -> None:
         self._journal, self._write, self._answers, self._every = journal, write, answers, every
-        self._flushes = self._lost = self._done = 0
-        self._failing = self._closing = self._given_up = False
+        self._flushes = self._done = 0
+        self._unkept: list[Entry] = []  # what came last, and the journal's disk has no room for
+        self._failing = self._closing = self._given_up = self._is_short_of_room = False
         self.reason = ""  # why the store failed last
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._feed, name="mlflow-feeder", daemon=True)
-        self._thread.start()
+        self._changed, self._ended = threading.Condition(), threading.Event()
+        threading.Thread(target=self._feed, name="mlflow-feeder", daemon=True).start()
 
     def put(self, content: Mapping[str, Any]) -> None:
-        """Do an entry when its turn comes; from now on no kill can lose it."""
+        """Do an entry when its turn comes; from now on no kill can lose it, unless the journal's disk is full."""
         with self._changed:
-            try:
-                self._journal.append(content)
-            except OSError as error:
-                if not self._lost:
-                    logger.warning("what is logged for MLflow cannot be kept: %s", error)
-                self._lost += 1
-            if self._journal.count in (1, BATCH):
+            if self._unkept or not self._keep(content):
+                self._unkept.append(Entry(-1, dict(content)))
+            if self._waiting in (1, BATCH):
                 self._changed.notify_all()
+
+    def _keep(self, content: Mapping[str, Any]) -> bool:
+        """Put an entry into the journal; return whether there was room for it."""
+        try:
+            self._journal.append(content)
+        except OSError as error:
+            if not self._is_short_of_room:
+                logger.warning("what is logged for MLflow is in memory alone, for its journal takes no more: %s", error)
+            self._is_short_of_room = True
+            return False
+        return True
+
+    @property
+    def _waiting(self) -> int:
+        return self._journal.count + len(self._unkept)
 
     def flush(self, timeout: float | None) -> bool:
         """Wait until what came so far is written; return whether it is. Waits for a store that has failed no more."""
         with self._changed:
-            end = self._done + self._journal.count
+            end = self._done + self._waiting
             if self._failing:
                 return False
             self._flushes += 1
@@ -68,7 +79,7 @@ class Feeder:
             return self._done >= end
 
     def close(self, is_worth_waiting: Callable[[], bool], look_every: float = 2.0) -> int:
-        """Write the rest and stop; return how many entries the store lacks, those lost to a full disk included.
+        """Write the rest and stop; return how many entries the store lacks, also those that no journal keeps.
 
         Args:
             is_worth_waiting: is asked now and then, and ends the waiting when it says no.
@@ -77,21 +88,24 @@ class Feeder:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(look_every)
-        while self._thread.is_alive() and is_worth_waiting():
-            self._thread.join(look_every)
+        # Interrupted by a signal, Thread.join of Python 3.11 takes a thread that is busy for one that has ended.
+        while not self._ended.wait(look_every) and is_worth_waiting():
+            pass
         with self._changed:
             self._given_up = True
-            return self._journal.count + self._lost
+            return self._waiting
 
     def _feed(self) -> None:
         failures = 0  # at the end three attempts are enough
-        while failures < 3 and (entries := self._next()):
-            if (not self._failing or self._answers()) and self._try(entries):
-                failures = 0
-            else:
-                failures += self._closing
-                self._rest()
+        try:
+            while failures < 3 and (entries := self._next()):
+                if (not self._failing or self._answers()) and self._try(entries):
+                    failures = 0
+                else:
+                    failures += self._closing
+                    self._rest()
+        finally:
+            self._ended.set()
 
     def _rest(self) -> None:
         """Wait before the next attempt; the end of training cuts it short."""
@@ -102,16 +116,16 @@ class Feeder:
     def _next(self) -> list[Entry]:
         """Wait for, and return, the metrics at the head of the journal, or the one other entry; nothing at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._journal.count or self._closing)
+            self._changed.wait_for(lambda: self._waiting or self._closing)
             self._changed.wait_for(self._is_in_haste, self._every)
             if self._given_up:
                 return []
-            waiting = self._journal.waiting(BATCH)
+            waiting = self._journal.waiting(BATCH) if self._journal.count else self._unkept[:BATCH]
         metrics = takewhile(lambda entry: entry.content["kind"] == "metrics", waiting)
         return list(metrics) or waiting[:1]
 
     def _is_in_haste(self) -> bool:
-        return bool(self._flushes) or self._closing or self._journal.count >= BATCH
+        return bool(self._flushes) or self._closing or self._waiting >= BATCH
 
     def _try(self, entries: list[Entry]) -> bool:
         """Do the first of what is waiting; return whether it is done, or never will be."""
@@ -131,10 +145,17 @@ class Feeder:
             if self._failing:
                 logger.warning("MLflow answers again")
             self._failing = False
-            self._journal.confirm(entries, facts)
+            self._confirm(entries, facts)
             self._done += len(entries)
             self._changed.notify_all()
         return True
+
+    def _confirm(self, entries: list[Entry], facts: Mapping[str, Any]) -> None:
+        if self._journal.count:
+            self._journal.confirm(entries, facts)
+        else:
+            del self._unkept[: len(entries)]
+            self._journal.facts |= facts
 
     def _fails(self, reason: str) -> None:
         """Say once that the store fails; the lock is held."""

@@ -151,7 +151,11 @@ def _open(file: Path | None) -> int:
         descriptor = os.open(name, flags)
         os.unlink(name)
         return descriptor
-    descriptor = os.open(file, flags | os.O_CREAT, 0o666)
+    try:
+        descriptor = os.open(file, flags | os.O_CREAT, 0o666)
+    except OSError as error:
+        reason = f"the journal cannot be opened ({error.strerror})"
+        raise InputError(reason, file=file, remedy="correct the folder's permissions, or make room") from error
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

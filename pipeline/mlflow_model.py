@@ -39,7 +39,7 @@ def trained_in(folder: Path) -> Trained:
     parser = ConfigParser(ConfigParser.load_config_file(str(file)))
     check_config(parser, file)  # a folder that `sync` is given may come from anywhere
     network = load_weights(folder / MODEL, parser.get_parsed_content("network_def"))
-    return Trained(network.cpu().eval(), np.load(folder / EXAMPLE))
+    return Trained(network.cpu().eval(), np.load(folder / EXAMPLE, allow_pickle=False))
 
 
 def log_model(client: MlflowClient, uri: str, experiment_id: str, run_id: str, trained: Trained) -> None:

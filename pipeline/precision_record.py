@@ -17,7 +17,7 @@ from monai.utils import convert_to_numpy
 
 from pipeline.batch.inputs import find_inputs
 from pipeline.errors import InputError
-from pipeline.handlers.load_weights import load_weights
+from pipeline.handlers.load_weights import load_weights, weights_file
 from pipeline.label_slabs import predict_labels, split_voxelwise
 from pipeline.metrics.overlap import overlap_counts
 from pipeline.networks.precision import for_prediction, has_bfloat16
@@ -100,7 +100,7 @@ def record_precision(bundle: Path, cases: Sequence[Mapping[str, Any]], device: t
         return None
     parser = ConfigParser(config)
     parser.update({"bundle_root": str(bundle), "device": str(device)})
-    weights = bundle / "models" / "model.pt"
+    weights = weights_file(bundle / "models" / "model.pt")
     network = load_weights(weights, parser.get_parsed_content("network_def")).to(device).eval()
     chosen = [cases[number] for number in np.unique(np.linspace(0, len(cases) - 1, CASES).round().astype(int))]
     counts = np.stack(list(_overlaps(parser, network, chosen, device)))
@@ -144,7 +144,7 @@ def prove(bundle: str | Path, input_dir: str, device: str | None = None, trust: 
     if record is None:
         reason = "nothing could be measured: none of these images shows an object, or the config lacks what predicts"
         raise InputError(reason, file=input_dir, remedy="name images that do, and a bundle of this project's shape")
-    problem = why_not_proven(folder / "models" / "model.pt")
+    problem = why_not_proven(weights_file(folder / "models" / "model.pt"))
     return f"wrote {record}: {problem or 'predictions on such a device will be in bfloat16'}"
 
 

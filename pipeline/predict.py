@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import Counter
@@ -29,10 +30,10 @@ from pipeline.batch.stages import Outcome, run_stages, sigterm_interrupts
 from pipeline.batch.summary import clashes, measure, write_summary
 from pipeline.errors import InputError, find_input_error
 from pipeline.execution import prepare
-from pipeline.handlers.load_weights import load_weights
+from pipeline.handlers.load_weights import load_weights, weights_file
 from pipeline.label_slabs import predict_labels, split_voxelwise, steps_of
 from pipeline.provenance import digest
-from pipeline.settings import WHERE_NOT_WHAT
+from pipeline.settings import WHERE_NOT_WHAT, read_config
 from pipeline.transforms.to_grid import ToGridd
 from pipeline.trust import check_config
 from pipeline.volumes.header import VolumeHeader
@@ -64,7 +65,7 @@ class FolderPredictor:
         input_dir: a folder, searched recursively, a pattern, a list or one file: see `find_inputs`.
         output_dir: where label maps go, under the inputs' relative paths, and `summary.csv` and `.json`.
         network: the network itself.
-        weights: its state dict.
+        weights: its state dict, of torch or safetensors.
         preprocessing: from a record `{"id", "image"}` to an image tensor (C, *spatial).
         inferer: from an image batch and a network to logits.
         postprocessing: from logits, `pred`, to label maps on disk; its writers name their files in `outputs`.
@@ -114,7 +115,7 @@ class FolderPredictor:
                 remedy="add an overlay that averages several, such as infer_dihedral8.yaml or infer_mirrors.yaml",
             )
         self.input_dir, self.output_dir = input_dir, Path(output_dir)
-        self.network, self.weights, self.device = network, weights, torch.device(device)
+        self.network, self.weights, self.device = network, str(weights_file(weights)), torch.device(device)
         self.preprocessing, self.inferer, self.postprocessing = preprocessing, inferer, postprocessing
         self.spatial_dims, self.class_names, self.in_channels = spatial_dims, class_names, in_channels
         self.probabilities, self.uncertainty, self.resume = probabilities, uncertainty, resume
@@ -141,9 +142,8 @@ class FolderPredictor:
             raise InputError(reason, file=self.output_dir, remedy="choose another output folder") from error
         try:
             with sigterm_interrupts():
-                for number, outcome in enumerate(self._outcomes(todo, completion, rows), 1):
-                    self._progress = self._time_left(number, len(todo))
-                    rows[outcome.entry.case] = self._row(outcome, completion)
+                for row in self._predicted(todo, completion, rows):
+                    rows[row["case"]] = row
         except KeyboardInterrupt:
             logger.warning("stopped before the end of the batch: run it again with --resume")
             raise
@@ -161,8 +161,22 @@ class FolderPredictor:
         found = find_inputs(self.input_dir, self.output_dir, self.in_channels, spatial_dims=self.spatial_dims)
         postfixes = {step.postfix for step in steps_of(self.postprocessing) if hasattr(step, "postfix")}
         clashing = {str(error.case): error for error in clashes([entry.case for entry in found], sorted(postfixes))}
-        checked = [replace(entry, problem=entry.problem or clashing.get(entry.case)) for entry in found]
+        problems = [entry.problem or clashing.get(entry.case) or self._misnamed(entry) for entry in found]
+        checked = [replace(entry, problem=problem) for entry, problem in zip(found, problems, strict=True)]
         return shard(checked, self.num_shards, self.shard_id)
+
+    def _misnamed(self, entry: Input) -> InputError | None:
+        """Return why a case's results can have no name, which is better known before they are made."""
+        file = entry.files[0]
+        try:
+            for step in steps_of(self.postprocessing):
+                if hasattr(step, "output_file"):
+                    step.output_file(entry.case, file)
+        except InputError as error:
+            return InputError(error.reason, case=entry.case, file=error.file or file, remedy=error.remedy)
+        except OSError:  # the reading will say it
+            return None
+        return None
 
     def _incomplete(
         self, entries: Sequence[Input], completion: Completion, rows: dict[str, dict[str, Any]]
@@ -178,23 +192,27 @@ class FolderPredictor:
         logger.info("%d of %d cases were complete", len(entries) - len(todo), len(entries))
         return todo
 
-    def _outcomes(
+    def _predicted(
         self, todo: Sequence[Input], completion: Completion, rows: dict[str, dict[str, Any]]
-    ) -> Iterator[Outcome[Input]]:
-        """Yield the outcomes with a bar and a log line for each, and write the summary now and then."""
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the rows of cases with a bar and a log line for each, and write the summary now and then."""
+        numbers = itertools.count(1)
 
         def read(entry: Input) -> Any:
             completion.begin(entry)
             return self._read(entry)
 
+        def record(outcome: Outcome[Input]) -> dict[str, Any]:
+            return self._row(outcome, completion, self._time_left(next(numbers), len(todo)))
+
         self._begun = written = time.monotonic()
         self._seconds: Counter[str] = Counter()
-        outcomes = run_stages(todo, read, self._predict, self._finish, self._alone)
+        predicted = run_stages(todo, read, self._predict, self._finish, record, self._alone)
         # A log file has a line for each case instead of the bar.
         with logging_redirect_tqdm(), tqdm(total=len(todo), desc="predict", unit="case", disable=None) as bar:
-            for outcome in outcomes:
+            for row in predicted:
                 bar.update()
-                yield outcome
+                yield row
                 if time.monotonic() - written > SUMMARY_EVERY:
                     self._write_summary(rows)
                     written = time.monotonic()
@@ -239,7 +257,7 @@ class FolderPredictor:
         left = (time.monotonic() - self._begun) / number * (total - number)
         return f" ({number} of {total}, {timedelta(seconds=round(left))} left)"
 
-    def _row(self, outcome: Outcome[Input], completion: Completion) -> dict[str, Any]:
+    def _row(self, outcome: Outcome[Input], completion: Completion, progress: str) -> dict[str, Any]:
         """Record a case that is done, and return its row of the summary."""
         entry, seconds, error = outcome.entry, outcome.clock.seconds, outcome.error
         self._seconds.update(seconds)
@@ -257,7 +275,7 @@ class FolderPredictor:
                 error = failure
         if error is not None:
             return row | {"status": "failed", "reason": log_failure(entry.case, error, completion.leftovers(entry))}
-        logger.info("case '%s': done in %.1f s%s", entry.case, row["seconds"], self._progress)
+        logger.info("case '%s': done in %.1f s%s", entry.case, row["seconds"], progress)
         return row
 
     @property
@@ -317,10 +335,14 @@ def predict_with_bundle(
 
         folder = fetch(str(bundle))
     file = folder / "configs" / "inference.json"
-    if not file.is_file():
-        raise InputError(
-            "this folder is no bundle", file=file, remedy="name a run's folder, or a bundle such as bundles/unet"
-        )
+    try:
+        file.open().close()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        remedy = "name a run's folder, or a bundle such as bundles/unet"
+        raise InputError("this folder is no bundle", file=file, remedy=remedy) from error
+    except OSError as error:
+        reason = f"the config cannot be opened ({error.strerror})"
+        raise InputError(reason, file=file, remedy="correct the path or its permissions") from error
     for overlay in overlays:
         if not Path(overlay).is_file():
             raise InputError("there is no such overlay", file=overlay, remedy="give the path of a config file")
@@ -346,6 +368,8 @@ def predict_with_bundle(
 
 def _workflow(files: Sequence[str], trust: bool, overrides: dict[str, Any]) -> ConfigWorkflow:
     """Return a workflow of which nothing has run; without trust, nothing in it can do harm."""
+    for file in files:
+        read_config(file)
     if not trust:  # a logging.conf can write files too
         overrides.setdefault("logging_file", str(files_of("pipeline") / "logging.conf"))
     workflow = ConfigWorkflow(config_file=files, workflow_type="inference", run_id="inference", **overrides)

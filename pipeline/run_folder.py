@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from datetime import datetime
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import InputError
 from pipeline.journal import NAME
-from pipeline.volumes.atomic import atomic_write_text
+from pipeline.volumes.atomic import LONGEST_NAME, atomic_write_text
 
 CHECKPOINT = Path("checkpoints", "last.pt")
 MODEL = Path("models", "model.pt")
@@ -75,8 +76,9 @@ class RunFolder:
             self._lock.release()
 
     def _choose(self) -> Path:
-        if self.name is not None and (Path(self.name).name != self.name or self.name in (".", "..")):
-            raise InputError(f"the run name '{self.name}' is not one folder's name", remedy="give a name without '/'")
+        if self.name is not None and not _names_a_folder(self.name):
+            remedy = f"give a --run_name of at most {LONGEST_NAME} bytes without '/' and line breaks"
+            raise InputError(f"the run name {self.name!r} is not one folder's name", remedy=remedy)
         folder = self._to_resume() if self.resume else self._new()
         self._lock = FileLock(folder / ".lock")
         try:
@@ -85,6 +87,9 @@ class RunFolder:
             raise InputError(
                 f"the run '{folder}' is being trained by another process", remedy="wait for it, or stop it"
             ) from None
+        except OSError as error:
+            remedy = "correct the folder's permissions, make room, or give another --output_dir"
+            raise InputError(f"nothing can be written here ({error.strerror})", file=folder, remedy=remedy) from error
         _remove_half_written(folder)
         if not self.resume:
             _refuse_taken(folder)  # once more, now that no other process can change it
@@ -166,9 +171,16 @@ def _refuse_taken(folder: Path) -> None:
     taken = f"the run '{folder}' exists, and a run is never overwritten"
     if (folder / CHECKPOINT).exists():
         raise InputError(taken, remedy="give another --run_name, or continue it with --resume true")
-    is_empty = folder.is_dir() and not {file.name for file in folder.iterdir()} - {".lock", NAME}
+    names = {file.name for file in folder.iterdir()} if folder.is_dir() else {""}
+    is_empty = all(name in (".lock", NAME) or name.startswith(".tmp-") for name in names)  # killed before run.json
     if (folder / MODEL).exists() or not (is_empty or _is_run(folder)):
         raise InputError(taken, remedy=f"give another --run_name, or delete '{folder}'")
+
+
+def _names_a_folder(name: str) -> bool:
+    """Tell whether a name is one folder's, and one that a log, a table and a tracking store can show."""
+    is_one = Path(name).name == name and name not in ("", ".", "..")
+    return is_one and name.isprintable() and len(os.fsencode(name)) <= LONGEST_NAME
 
 
 def _is_run(folder: Path) -> bool:

@@ -24,7 +24,7 @@ from pipeline.batch.inputs import Input, find_inputs
 from pipeline.batch.memory import check_room
 from pipeline.errors import InputError, find_input_error
 from pipeline.execution import prepare
-from pipeline.handlers.load_weights import load_weights
+from pipeline.handlers.load_weights import load_weights, weights_file
 from pipeline.label_slabs import predict_labels, split_voxelwise, steps_of
 from pipeline.predict import record
 from pipeline.transforms.load_image import StrictLoadImaged
@@ -41,9 +41,10 @@ class ServedModel(PythonModel):
         parser = _parser(folder)
         parse = parser.get_parsed_content
         self.spatial_dims, self.device = parse("spatial_dims"), torch.device(parse("device"))
-        trained = load_weights(parse("checkpoint"), parse("network_def")).to(self.device).eval()
+        weights = weights_file(parse("checkpoint"))
+        trained = load_weights(weights, parse("network_def")).to(self.device).eval()
         wishes = {key: parse(key) for key in ("precision", "backend") if key in parser.get()}
-        self.network = prepare(trained, parse("checkpoint"), self.device, settings=settings.of(parser), **wishes)
+        self.network = prepare(trained, weights, self.device, settings=settings.of(parser), **wishes)
         self.channels = getattr(self.network, "in_channels", parse("in_channels"))
         self.preprocessing, self.inferer, self.writer = parse("preprocessing"), parse("inferer"), parse("label_writer")
         self.by_slab, self.as_a_whole = split_voxelwise(parse("postprocessing"))

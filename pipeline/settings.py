@@ -6,13 +6,16 @@ import inspect
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import chain, islice
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
 import torch
+import yaml
 from monai.bundle import ConfigComponent, ConfigParser
 
 from pipeline.backends import BACKENDS
@@ -27,17 +30,58 @@ TEXTS = {"run_name"}  # whose own value is null
 # Of an inference config, what decides on no voxel of a label map.
 WHERE_NOT_WHAT = {"backend", "bundle_root", "checkpoint", "dataset_dir", "device", "input_dir", "num_shards"}
 WHERE_NOT_WHAT |= {"output_dir", "precision", "resume", "shard_id", "track"}
-PATHS = {"input_dir", "output_dir", "dataset_dir", "data_list", "bundle_root"}
+PATHS = {"input_dir", "output_dir", "dataset_dir", "data_list", "bundle_root", "run_name"}
 # The least that a setting of this name can be, in every config that has it.
 WHOLE_NUMBERS = {"epochs": 1, "val_interval": 1, "patience": 1, "batch_size": 1, "crops_per_case": 1}
 WHOLE_NUMBERS |= {"accumulation_steps": 1, "num_workers": 0, "seed": 0, "fold": 0, "in_channels": 1, "spatial_dims": 2}
 WHOLE_NUMBERS |= {"num_shards": 1, "shard_id": 0}
+MOST_ENTRIES, DEEPEST = 100_000, 100  # of a config file; the largest of the bundles' has some hundreds, and ten levels
 CHOICES = {"precision": PRECISIONS, "compile": compilation.CHOICES, "backend": BACKENDS}
 
 
 def of(parser: ConfigParser) -> dict[str, Any]:
     """Return a copy of a parser's config without its metadata."""
     return {key: deepcopy(value) for key, value in parser.get().items() if key != ConfigParser.meta_key}
+
+
+def read_config(file: str | Path) -> dict[str, Any]:
+    """Return what a config file says; whatever it holds instead of a config is an error.
+
+    An alias of YAML repeats what its anchor says: ten lines can unfold to more than any memory holds, and an anchor
+    within itself never ends. Only what is no larger than `MOST_ENTRIES` and no deeper than `DEEPEST` is a config.
+    """
+    remedy = "name a JSON or YAML file of settings"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Duplicate key")  # by MONAI, for which the last of two counts
+            content = ConfigParser.load_config_file(str(file))
+    except (ValueError, TypeError, UserWarning, RecursionError, yaml.YAMLError) as error:
+        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+        place = getattr(error, "problem_mark", None)
+        line = f" in line {place.line + 1}" if place else ""
+        raise InputError(f"is no config: {str(problem).splitlines()[0]}{line}", file=file, remedy=remedy) from error
+    if not isinstance(content, dict):
+        raise InputError("is no config: it holds no mapping of settings to values", file=file, remedy=remedy)
+    count = depth = 0
+    level: list[Any] = [content]
+    while level:
+        count, depth = count + len(level), depth + 1
+        if count > MOST_ENTRIES or depth > DEEPEST:
+            reason = f"is no config: it unfolds to more than {MOST_ENTRIES} entries, or {DEEPEST} levels"
+            raise InputError(reason, file=file, remedy=remedy)
+        try:
+            level = list(islice(chain.from_iterable(map(_children, level)), MOST_ENTRIES + 1))
+        except InputError as error:
+            raise InputError(error.reason, file=file, remedy=error.remedy) from None
+    return content
+
+
+def _children(node: Any) -> Iterable[Any]:
+    if not isinstance(node, dict):
+        return node if isinstance(node, list) else ()
+    if odd := [key for key in node if not isinstance(key, str)]:
+        raise InputError(f"is no config: its key {odd[0]!r} is no word", remedy=f"write it as '{odd[0]}'")
+    return node.values()
 
 
 def misused_files(
@@ -182,7 +226,8 @@ def impossible_values(parser: ConfigParser) -> Iterator[InputError]:
     for key in PATHS & config.keys():
         if isinstance(config[key], str) and "::" in config[key] and config[key][0] not in "$@%":
             reason = f"MONAI reads the # of the path '{key}' as a sign of its own: '{config[key]}'"
-            yield InputError(reason, remedy="rename the folder, or predict with python -m pipeline predict")
+            remedy = "rename the folder, or predict with python -m pipeline predict"
+            yield InputError(reason, remedy="give a name without #" if key == "run_name" else remedy)
     if "output_dir" in config:
         yield from _barred_folder("output_dir", Path(str(parser.get_parsed_content("output_dir"))))
 

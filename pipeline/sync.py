@@ -92,6 +92,9 @@ def _alone(folder: Path) -> Iterator[None]:
     except Timeout:
         reason = f"the run '{folder}' is being trained or synced by another process"
         raise BusyError(reason, remedy="wait for it: a training writes by itself what its server has missed") from None
+    except OSError as error:
+        reason = f"nothing can be written here ({error.strerror})"
+        raise InputError(reason, file=folder, remedy="correct the folder's permissions, or make room") from error
     try:
         yield
     finally:

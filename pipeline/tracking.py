@@ -9,6 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +158,22 @@ class Tracking:
         try:
             feeder.close(self._patience(status))
         except BaseException:  # the user, or SIGTERM: the run is closed all the same, in less time
-            feeder.close(self._patience("KILLED"))
+            status = "KILLED"
+            feeder.close(self._patience(status))
             raise
         finally:
-            is_kept = self._leave(feeder.close(lambda: False, look_every=0))
+            lacking = feeder.close(lambda: False, look_every=0)
+            if lacking and status != "FINISHED":
+                self._end_before_the_rest(status)
+            is_kept = self._leave(lacking)
         return is_kept
+
+    def _end_before_the_rest(self, status: str) -> None:
+        """Close the run in a file, which is there, though an entry (the model of a large network) takes too long."""
+        assert self._writer is not None
+        if not is_remote(self.uri) and self._writer.opened is not None:
+            with suppress(Exception):
+                self._writer.write([{"kind": "end", "time": _now(), "status": status}])
 
     def _leave(self, lacking: int) -> bool:
         """Let go of the journal, say what the store lacks, and return whether all of that waits in the journal."""

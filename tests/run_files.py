@@ -12,7 +12,10 @@ def weights(run):
 
 
 def last(run):
-    return torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    """The checkpoint, its history as rows."""
+    state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    state["trainer"]["history"] = [json.loads(line) for line in state["trainer"]["history"].splitlines()]
+    return state
 
 
 def mlflow_run(tmp_path, run):

@@ -21,6 +21,7 @@ ANSWERS = {
     "runs/get": RUN,
     "runs/update": {"run_info": INFO},
     "runs/log-batch": {},
+    "runs/log-inputs": {},
 }
 
 

@@ -1,6 +1,7 @@
 """Whatever a store does, entries arrive in order and once, nobody waits for long, and what waits is on the disk."""
 
 import os
+import signal
 import threading
 import time
 
@@ -185,7 +186,7 @@ def test_a_store_that_fails_to_the_end_is_tried_three_times():
     assert 1000 - store.fails >= 3
 
 
-def test_what_a_full_disk_does_not_keep_is_counted(monkeypatch, caplog):
+def test_what_a_full_disk_does_not_keep_reaches_the_store_in_its_order(monkeypatch, caplog):
     store, full = Store(), threading.Event()
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, line: 0 if full.is_set() else write(descriptor, line))
@@ -197,6 +198,32 @@ def test_what_a_full_disk_does_not_keep_is_counted(monkeypatch, caplog):
     feeder.put(metric(3))
     full.clear()
     feeder.put(metric(4))
+    assert feeder.flush(timeout=10)
+    full.set()
+    feeder.put(metric(5))
+    assert feeder.close(patient) == 0
+    assert store.written == [1, 2, 3, 4, 5]
+    assert caplog.text.count("its journal takes no more: the disk is full") == 1
+
+
+def test_what_neither_disk_nor_store_takes_is_counted(monkeypatch):
+    store = Store(fails=1000)
+    monkeypatch.setattr(os, "write", lambda descriptor, line: 0)
+    feeder = store.feeder()
+    feeder.put(metric(1))
+    feeder.put(metric(2))
     assert feeder.close(patient) == 2
-    assert store.written == [1, 4]
-    assert caplog.text.count("cannot be kept: the disk is full") == 1
+
+
+def test_a_wait_that_a_signal_interrupts_can_go_on():
+    store = Store()
+    store.open.clear()
+    feeder = store.feeder()
+    feeder.put({"kind": "model", "name": "model"})
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        feeder.close(patient)
+    feeder.put({"kind": "end", "name": "end"})
+    threading.Timer(0.1, store.open.set).start()
+    assert feeder.close(patient) == 0, "it waits for the thread, which still writes"
+    assert store.written == ["model", "end"]

@@ -24,6 +24,15 @@ def test_a_folder_that_cannot_be_made_is_named():
         _ = RunFolder("/proc/runs", "a").path
 
 
+def test_a_name_whose_run_was_killed_before_it_could_say_what_it_is_is_free(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in (".lock", ".tmp-4194999-0123abcd-run.json"):
+        (tmp_path / "a" / name).touch()
+    run = RunFolder(tmp_path, "a", prefix="cells")
+    assert read_facts(run.path) == {"data_list": "cells"}
+    assert {file.name for file in run.path.iterdir()} == {".lock", "run.json"}
+
+
 def test_runs_without_a_name_never_share_a_folder(tmp_path):
     runs = [RunFolder(tmp_path, prefix="cells") for _ in range(5)]
     paths = {run.path for run in runs}

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -350,3 +351,29 @@ def test_the_default_store_is_where_mlflow_ui_looks(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://example:5000")
     assert Tracking().uri == "http://example:5000"
     assert Tracking("sqlite:///other.db").uri == "sqlite:///other.db"
+
+
+def test_a_stopped_run_is_closed_at_once_though_an_entry_before_its_end_takes_too_long(
+    made_store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pipeline.tracking.KILLED_WITHIN", 0.1)
+    monkeypatch.setattr(Feeder.close, "__defaults__", (0.05,))
+    waits, go_on = MLflowWriter._tags, threading.Event()
+
+    def wait(writer, run, content):
+        go_on.wait(30)
+        waits(writer, run, content)
+
+    monkeypatch.setattr(MLflowWriter, "_tags", wait)
+    run = track(made_store)
+    run_id = run.start("stopped", {}, folder=tmp_path)
+    run.tag(slow="as the model of a large network")
+    assert run.end("KILLED"), "the rest waits in the folder"
+    assert MlflowClient(made_store).get_run(run_id).info.status == "KILLED"
+    go_on.set()
+    monkeypatch.undo()
+    again = track(made_store)
+    assert again.start("stopped", {}, folder=tmp_path, resume=True) == run_id
+    assert again.end()
+    found = MlflowClient(made_store).get_run(run_id)
+    assert (found.info.status, found.data.tags["slow"]) == ("FINISHED", "as the model of a large network")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from os import PathLike
@@ -11,10 +12,12 @@ from typing import Any
 
 from pipeline import provenance
 from pipeline.batch.clock import STAGES
+from pipeline.batch.stages import sigterm_interrupts
 
 logger = logging.getLogger(__name__)
 
 EXPERIMENT = "predictions"
+STOPPED_WITHIN = 5  # seconds that a stop waits for the store
 
 
 def log_batch(
@@ -22,7 +25,8 @@ def log_batch(
 ) -> str | None:
     """Keep a batch that has ended as a run in the store of `MLFLOW_TRACKING_URI`; return its id.
 
-    A store that does not answer or refuses loses this run and no more: it is said, and None returned.
+    A store that does not answer or refuses loses this run and no more: it is said, and None returned. Ctrl-C or SIGTERM
+    comes after the run has been written, if that takes no more than a moment.
 
     Args:
         params: such as `model`, `precision`, `cases`.
@@ -30,6 +34,29 @@ def log_batch(
         elapsed: seconds from the batch's begin to its end: `time/batch`.
         summary: the table of the cases, an artifact.
     """
+    written = threading.Event()
+    runs: list[str | None] = []
+
+    def write() -> None:
+        try:
+            runs.append(_write(params, seconds, elapsed, summary))
+        finally:
+            written.set()
+
+    with sigterm_interrupts():
+        # In a thread, which no signal reaches: an interrupted SQLite session keeps its lock, and the run stays RUNNING.
+        threading.Thread(target=write, name="mlflow-batch", daemon=True).start()
+        try:
+            written.wait()
+        except KeyboardInterrupt:
+            written.wait(STOPPED_WITHIN)
+            raise
+    return runs[0] if runs else None
+
+
+def _write(
+    params: Mapping[str, Any], seconds: Mapping[str, float], elapsed: float, summary: str | PathLike[str]
+) -> str | None:
     from mlflow.entities import Metric  # MLflow takes seconds to import
 
     from pipeline.mlflow_store import first_line, open_run, store_of

@@ -15,6 +15,7 @@ import torch
 from pipeline.batch.clock import Clock
 
 Entry = TypeVar("Entry")
+Record = TypeVar("Record")
 
 
 @dataclass
@@ -50,9 +51,10 @@ def run_stages(
     read: Callable[[Entry], Any],
     predict: Callable[[Any], Any],
     write: Callable[[Any], Any],
+    record: Callable[[Outcome[Entry]], Record],
     alone: Callable[[Entry], bool] = lambda entry: False,
-) -> Iterator[Outcome[Entry]]:
-    """Yield what became of each case, in order; at most three cases are in memory.
+) -> Iterator[Record]:
+    """Yield what `record` says of each case, in order; at most three cases are in memory.
 
     Reading and writing compute on one thread each: more would take the processors from the network.
 
@@ -61,6 +63,7 @@ def run_stages(
         read: from a case to an item, in a thread of its own.
         predict: from an item to an item, in the caller's thread.
         write: from an item to the result, in another thread.
+        record: called there with what became of the case.
         alone: tells a case that shall not be in memory together with another one.
     """
     with _worker("read") as reader, _worker("write") as writer:
@@ -68,6 +71,9 @@ def run_stages(
         def start(entry: Entry) -> Future[Outcome[Entry]]:
             outcome = Outcome(entry, result=entry)
             return reader.submit(outcome.run, read)
+
+        def end(outcome: Outcome[Entry]) -> Record:
+            return record(outcome.run(write))
 
         reading, writing = None, None
         for number, entry in enumerate(entries):
@@ -87,12 +93,10 @@ def run_stages(
                 raise
             if writing is not None:
                 yield writing.result()
-            writing = writer.submit(outcome.run, write)
-            if solitary:
+            writing = writer.submit(end, outcome)
+            if solitary or number + 1 == len(entries):
                 yield writing.result()
                 writing = None
-        if writing is not None:
-            yield writing.result()
 
 
 def _worker(name: str) -> ThreadPoolExecutor:

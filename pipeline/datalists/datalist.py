@@ -159,12 +159,20 @@ def load_data_list(path: str | PathLike[str], strict: bool = True) -> DataList:
             files and report everything at once; `records` of such a list raises them.
     """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
+        json.dumps(document, ensure_ascii=False).encode()
+    except InputError as error:
+        raise InputError(error.reason, file=path, remedy=error.remedy) from error
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise InputError(f"no valid JSON at {place}: {error.msg}", file=path, remedy="mend the JSON there") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read: {error}", file=path, remedy="give the path of a data list") from error
+    except (
+        RecursionError,
+        ValueError,
+    ) as error:  # nested by the thousand, numbers of thousands of digits, half a letter
+        raise InputError(f"is no data list: {error}", file=path, remedy="make the list anew") from error
     return parse_data_list(document, path, strict)
 
 
@@ -245,6 +253,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of a JSON object, whose keys come once: the last of two would count, and nobody would know."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        where = f" of case '{found['id']}'" if "id" in found else ""
+        raise InputError(f"the key '{twice}'{where} stands twice", remedy="remove one of the two")
+    return found
 
 
 def _frozen(value: Any) -> Any:

@@ -18,6 +18,11 @@ WORDS = ("name", "description", "licence", "source", "made_by")  # nothing that 
 UNKNOWN = "unknown"
 
 
+# JSON takes 2.0 for an integer, Python's indices do not.
+_TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+_Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=_TYPES)
+
+
 class Understood(NamedTuple):
     """What is wrong, and the part of the document that is a valid list with ids of its own; None where none is."""
 
@@ -59,12 +64,12 @@ def _schema() -> dict[str, Any]:
 
 @cache
 def _validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(_schema())
+    return _Validator(_schema())
 
 
 @cache
 def _case_validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator({"$ref": "#/$defs/case", "$defs": _schema()["$defs"]})
+    return _Validator({"$ref": "#/$defs/case", "$defs": _schema()["$defs"]})
 
 
 def _without_strange_keys(entry: Any) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ pixels run down the columns, from left to right.
 from __future__ import annotations
 
 import csv
+import re
 from os import PathLike
 from pathlib import Path
 
@@ -95,12 +96,10 @@ def decode_runs(text: str, shape: tuple[int, ...], case: str | None = None, tabl
     (1, 1), (2, 1) and (0, 3).
     """
     rows, columns = shape
-    try:
-        numbers = np.array(text.split(), dtype=np.int64).reshape(-1, 2)
-    except (ValueError, OverflowError):
-        numbers = np.full((1, 2), -1)
+    pairs = len(words := text.split()) % 2 == 0 and all(re.fullmatch(r"\d{1,10}", word, re.A) for word in words)
+    numbers = np.array(words if pairs else [], dtype=np.int64).reshape(-1, 2)
     ends = numbers.sum(axis=1).cumsum()
-    if numbers.min(initial=0) < 0 or ends.max(initial=0) > rows * columns:
+    if not pairs or ends.max(initial=0) > rows * columns:
         raise InputError(
             f"EncodedPixels '{text[:40]}' are no pairs of numbers within {rows} x {columns} pixels",
             case=case,
@@ -115,8 +114,15 @@ def decode_runs(text: str, shape: tuple[int, ...], case: str | None = None, tabl
 
 def _read_table(table: Path) -> dict[str, list[str]]:
     """The runs of every ImageId; an empty list for an image without a pneumothorax."""
+    try:
+        return _read_rows(table)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"is no table of text ({error})", file=table, remedy=RESTORE) from error
+
+
+def _read_rows(table: Path) -> dict[str, list[str]]:
     runs: dict[str, list[str]] = {}
-    with table.open(newline="") as stream:
+    with table.open(newline="", encoding="utf-8-sig") as stream:
         rows = csv.reader(stream, skipinitialspace=True)
         if [name.strip() for name in next(rows, [])] != ["ImageId", "EncodedPixels"]:
             raise wrong_layout(table.parent, f"{table.name} has other columns than ImageId, EncodedPixels", __doc__)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pipeline.errors import InputError
 from pipeline.handlers.history import validated
-from pipeline.handlers.load_weights import misfit
+from pipeline.handlers.load_weights import SAFE, misfit, read_tensors
 from pipeline.handlers.stage_times import counted_as
 from pipeline.run_folder import RunFolder
 from pipeline.volumes.atomic import atomic_path
@@ -69,6 +71,7 @@ class Checkpoints:
 
     def _start(self, engine: Workflow) -> None:
         logger.info("run folder: %s", self.run.path)  # every rank's first look, which they take together
+        self._lines, self._rows = "", 0
         if not self.run.resume:
             return
         if self.run.last_checkpoint.exists():
@@ -85,17 +88,26 @@ class Checkpoints:
         best = self.evaluator.state
         state = {name: part.state_dict() for name, part in self._all_parts(engine).items() if part is not None}
         state["settings"] = self.settings
-        state["trainer"] = {"epoch": engine.state.epoch, "history": engine.state.history}
+        state["trainer"] = {"epoch": engine.state.epoch, "history": self._history(engine.state.history)}
         state["best"] = {"metric": float(best.best_metric), "epoch": int(best.best_metric_epoch)}
         save_tensors(self.run.last_checkpoint, state)
         # Before the first validation the latest weights are the best ones known.
         is_best = validated(engine, self.evaluator) and best.best_metric_epoch == engine.state.epoch
         if is_best or best.best_metric_epoch < 0 or not self.run.best_model.exists():
-            save_tensors(self.run.best_model, self.network.state_dict())
+            self._save_model()
+
+    def _history(self, rows: Sequence[dict[str, Any]]) -> str:
+        """Return lines of JSON, one for each row: of all epochs, torch alone would take longer with each of them."""
+        self._lines += "".join(f"{json.dumps(row)}\n" for row in rows[self._rows :])
+        self._rows = len(rows)
+        return self._lines
+
+    def _save_model(self) -> None:
+        self.run.best_model.with_suffix(SAFE).unlink(missing_ok=True)  # made by hand, of earlier weights
+        save_tensors(self.run.best_model, self.network.state_dict())
 
     def _restore(self, engine: Workflow) -> None:
-        file = self.run.last_checkpoint
-        state = torch.load(file, map_location=engine.state.device, weights_only=True)
+        state = read_tensors(self.run.last_checkpoint, engine.state.device, "a checkpoint")
         self._check_kinds(state)
         reschedule = _follow_config(state, self.settings)
         for name, part in self._all_parts(engine).items():
@@ -109,7 +121,7 @@ class Checkpoints:
             _follow_schedule(self.parts["scheduler"])
         engine.state.epoch = state["trainer"]["epoch"]
         engine.state.iteration = engine.state.epoch * engine.state.epoch_length
-        engine.state.history = state["trainer"]["history"]
+        engine.state.history = rows_of(state["trainer"]["history"])
         self.evaluator.state.best_metric = state["best"]["metric"]
         self.evaluator.state.best_metric_epoch = state["best"]["epoch"]
         self._complete_save(engine)
@@ -120,7 +132,7 @@ class Checkpoints:
             return
         model, checkpoint = self.run.best_model, self.run.last_checkpoint
         if not model.exists() or model.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns:
-            save_tensors(model, self.network.state_dict())
+            self._save_model()
 
     def _check_kinds(self, state: dict[str, Any]) -> None:
         for name, kind in self.settings["kinds"].items():
@@ -137,6 +149,11 @@ class Checkpoints:
 
     def _all_parts(self, engine: Workflow) -> dict[str, Any]:
         return {**self.parts, "scaler": engine.scaler}
+
+
+def rows_of(history: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a checkpoint's history, which earlier versions saved as they are."""
+    return history if isinstance(history, list) else [json.loads(line) for line in history.splitlines()]
 
 
 def _follow_config(state: dict[str, Any], now: dict[str, Any]) -> bool:
@@ -182,9 +199,12 @@ def _follow_schedule(scheduler: Any) -> None:
 
 
 def save_tensors(file: Any, content: Any) -> None:
-    """Save to a temporary name, then rename: the earlier file stays whole until the new one is."""
-    with atomic_path(file) as temporary:
-        torch.save(content, temporary)
+    """Save to a temporary name, then rename: the earlier file stays whole until the new one is.
+
+    Equal tensors make equal files: torch is given no name, which it would write into the file.
+    """
+    with atomic_path(file) as temporary, open(temporary, "wb") as stream:
+        torch.save(content, stream)
 
 
 def best_of(evaluator: Workflow) -> dict[str, float]:

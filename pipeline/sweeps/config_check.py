@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from pipeline import settings
@@ -118,8 +117,11 @@ def _misused_files(sweep: Sweep) -> Iterator[InputError]:
     config: dict[str, Any] = {}
     for file in dict.fromkeys([*sweep.config_file, *sorted(overlays)]):
         try:
-            content = dict(ConfigParser.load_config_file(file))
-        except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+            content = settings.read_config(file)
+        except InputError as error:
+            yield InputError(f"'{file}' {error.reason}", remedy=error.remedy)
+            continue
+        except OSError as error:
             yield InputError(f"'{file}' is no config: {first_line(error)}", remedy="name a JSON or YAML file")
             continue
         if file in overlays and "run" in content:

@@ -129,14 +129,20 @@ class Study:
             trial.set_user_attr(key, fact)
         self.optuna.tell(trial, value if state == TrialState.COMPLETE else None, state)
 
-    def put_back(self, trial: FrozenTrial | optuna.Trial) -> None:
-        """Close an attempt that was cut short, and queue its point again, unless that happens over and over."""
+    def put_back(self, trial: FrozenTrial | optuna.Trial, is_asked_for: bool = False) -> None:
+        """Close an attempt that was cut short, and queue its point again, unless that happens over and over.
+
+        Args:
+            trial: the attempt.
+            is_asked_for: the user or SIGTERM stopped it, which says nothing against the trial, however often.
+        """
         attributes, trial_id = trial.user_attrs, trial._trial_id
         number = attributes.get("number")
         with self.lock:
             latest = {other.user_attrs["number"]: other for other in self.trials()}
             if number is not None and latest[number].number == trial.number:  # else it is queued again already
-                attempts = 1 if self._got_further(trial) else attributes.get("attempts", 0) + 1
+                attempts = 0 if self._got_further(trial) else attributes.get("attempts", 0)
+                attempts += not is_asked_for
                 if attempts >= KILLED_TOO_OFTEN:
                     reason = f"its process was killed {attempts} times in a row without getting further"
                     optuna.Trial(self.optuna, trial_id).set_user_attr("reason", reason)

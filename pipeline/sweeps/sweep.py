@@ -50,9 +50,9 @@ def run_sweep(file: str | Path, workers: int = 1, trials: int | None = None) -> 
         atomic_write_text(sweep.folder / "sweep.yaml", without_passwords(Path(file).read_text()))
         store = first.parsed("mlflow")
         tracking = Tracking(store.uri, store.experiment, system_metrics_every=0)
-        parent = _open(tracking, study, first)
         status = "KILLED"
         try:
+            parent = _open(tracking, study, first)
             if workers == 1:
                 work(sweep, parent)
             else:
@@ -62,8 +62,11 @@ def run_sweep(file: str | Path, workers: int = 1, trials: int | None = None) -> 
             logger.warning("stopped; the same command continues the sweep")
             raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else stop.code) from None
         finally:
-            results = write_table(study)
-            _close(tracking, study, results, status)
+            try:
+                results = write_table(study)
+                _close(tracking, study, results, status)
+            finally:
+                tracking.end("KILLED")  # where that was cut short as well
         return _report(study, results, tracking)
 
 

@@ -138,7 +138,7 @@ def read_sweep(file: str | Path, trials: int | None = None) -> Sweep:
 def _load(file: Path) -> dict[str, Any]:
     try:
         content = yaml.load(file.read_text(), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"cannot be read: {error}", file=file, remedy="give a sweep file, such as sweeps/example.yaml"
         ) from error

@@ -20,7 +20,7 @@ from pipeline.handlers.mlflow_run import MLflowRun, origin, params
 from pipeline.handlers.progress_bar import ProgressBar
 from pipeline.journal import NAME
 from pipeline.mlflow_store import PARENT
-from pipeline.run_folder import CHECKPOINT, read_facts
+from pipeline.run_folder import read_facts
 from pipeline.sweeps.config_check import training
 from pipeline.sweeps.pruning import Pruning
 from pipeline.sweeps.study import trial_name
@@ -96,7 +96,7 @@ class SweepTrial:
         given: dict[str, Any] = {
             "output_dir": str(run.parent),
             "run_name": run.name,
-            "resume": (run / CHECKPOINT).exists(),
+            "resume": bool(read_facts(run)),  # be it killed before its first checkpoint: its MLflow run goes on
         }
         given |= {} if fold is None else {"fold": fold}
         workflow = training(self.sweep, self.trial.params, **given)

@@ -67,7 +67,7 @@ def _train(study: Study, of_sweep: SweepTrial) -> None:
             logger.warning("trial %d failed", trial.user_attrs["number"], exc_info=True)
     except BaseException:  # the user, or SIGTERM
         of_sweep.end("KILLED")
-        study.put_back(trial)
+        study.put_back(trial, is_asked_for=True)
         raise
     run = of_sweep.end(status, reason)
     facts = {"reason": reason, "mlflow_run_id": run, "seconds": round(time.monotonic() - begun, 1)}

@@ -42,15 +42,19 @@ class SaveDicomSegd(MapTransform):
         require_highdicom()  # better now than after the first case
         self.output_dir, self.class_names, self.algorithm = Path(output_dir), list(class_names), algorithm
 
+    def output_file(self, case: str, source: Path) -> Path:
+        """Return where the segmentation of the series `source` is written."""
+        if not reads_as_dicom(source):
+            remedy = "leave out --dicom_seg, or give the series as DICOM"
+            raise InputError("is no DICOM series", case=case, file=source, remedy=remedy)
+        return output_of(self.output_dir, case, SUFFIX)
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Save each key, and add the files that were written to `data["outputs"]`."""
         record = dict(data)
         for key in self.key_iterator(record):
             case, source = case_of(record), source_of(record, key)
-            if not reads_as_dicom(source):
-                remedy = "leave out --dicom_seg, or give the series as DICOM"
-                raise InputError("is no DICOM series", case=case, file=source, remedy=remedy)
-            output = output_of(self.output_dir, case, SUFFIX)
+            output = self.output_file(case, source)
             labels = torch.as_tensor(record[key]).detach().cpu().numpy()[0]
             write_dicom_seg(output, labels, source, self.class_names, self.algorithm, case)
             record["outputs"] = [*record.get("outputs", []), output]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping
 from os import PathLike
 from pathlib import Path, PurePath
@@ -14,6 +15,7 @@ from monai.transforms import MapTransform, SaveImaged
 from monai.utils import ImageMetaKey, MetaKeys
 
 from pipeline.errors import InputError
+from pipeline.volumes.atomic import LONGEST_NAME
 from pipeline.volumes.reading import files_of, reads_as_dicom, suffix_of
 from pipeline.volumes.writing import write_label_map, write_volume
 
@@ -92,6 +94,9 @@ def output_of(output_dir: Path, case: str, ending: str) -> Path:
     place = PurePath(case)
     if place.is_absolute() or not place.name or ".." in place.parts:
         raise InputError(f"its id leads out of the output folder '{output_dir}'", case=case, remedy="change the id")
+    if (length := len(os.fsencode(place.name + ending))) > LONGEST_NAME:
+        reason = f"its result '{place.name}{ending}' would have a name of {length} bytes, disks take {LONGEST_NAME}"
+        raise InputError(reason, case=case, remedy="rename the input to something shorter")
     return output_dir / place.with_name(place.name + ending)
 
 

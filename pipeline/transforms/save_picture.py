@@ -36,14 +36,18 @@ class SavePictured(MapTransform):
         super().__init__(keys)
         self.output_dir, self.class_names, self.postfix = Path(output_dir), list(class_names), "_picture"
 
+    def output_file(self, case: str, source: Path) -> Path:
+        """Return where the picture of the input `source` is written."""
+        return output_of(self.output_dir, case, self.postfix + ".png")
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Draw each key, and add the files that were written to `data["outputs"]`."""
         record = dict(data)
         for key in self.key_iterator(record):
             case = case_of(record)
             labels = torch.as_tensor(record[key]).detach().cpu().numpy()[0]
-            volume = read_volume(source_of(record, key), labels.ndim, case)
-            output = output_of(self.output_dir, case, self.postfix + ".png")
+            source = source_of(record, key)
+            volume, output = read_volume(source, labels.ndim, case), self.output_file(case, source)
             planes = planes_of(volume, labels)
             figures.save(figures.picture(case, planes, amounts(volume, labels, self.class_names)), output)
             record["outputs"] = [*record.get("outputs", []), output]

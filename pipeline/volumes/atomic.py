@@ -16,7 +16,10 @@ import psutil
 
 from pipeline.errors import InputError
 
+LONGEST_NAME = 255  # bytes, on every disk in use
 FULL_BELOW = 64 * 1024  # bytes left on a disk that counts as full: some writers lose the system's error number
+FULL = {errno.ENOSPC, errno.EDQUOT}
+BARRED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
@@ -37,13 +40,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync(temporary)
         os.replace(temporary, final)
     except BaseException as error:
-        full = _is_disk_full(error, final.parent)  # asked before the hidden file gives its room back
+        problem = _problem(error, temporary, final)  # asked before the hidden file gives its room back
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if full:
-            raise InputError(
-                "disk full", file=final, remedy="free space on this disk or choose another folder"
-            ) from error
+        if problem is not None:
+            raise problem from error
         raise
     _remove_leftovers(final)
     with suppress(OSError):  # some network file systems cannot sync a folder
@@ -92,7 +93,34 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _is_disk_full(error: BaseException, folder: Path) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return isinstance(error, OSError | RuntimeError) and folder.is_dir() and shutil.disk_usage(folder).free < FULL_BELOW
+def _problem(error: BaseException, temporary: Path, final: Path) -> InputError | None:
+    """Return what to tell the user where the place itself is at fault: full, barred, or the name too long for it."""
+    if not isinstance(error, OSError | RuntimeError):
+        return None
+    folder, behind = final.parent, _behind(error)
+    number = behind.errno if behind is not None else None
+    if number in FULL or (folder.is_dir() and shutil.disk_usage(folder).free < FULL_BELOW):
+        remedy = "free space on this disk or choose another folder"
+        if not _has_room_for_names(folder):
+            return InputError("disk full: it has no room for another file's name", file=final, remedy=remedy)
+        return InputError("disk full", file=final, remedy=remedy)
+    if number == errno.ENAMETOOLONG:
+        return InputError("the name is too long for this disk", file=final, remedy="choose a shorter one")
+    named = behind.filename if behind is not None else None
+    is_here = named is None or Path(os.fsdecode(named)) in (temporary, *temporary.parents)
+    if (number in BARRED and is_here) or (folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK)):
+        why = os.strerror(number) if number in BARRED else "no permission"
+        remedy = "correct the folder's permissions, or choose another one"
+        return InputError(f"nothing can be written here ({why})", file=final, remedy=remedy)
+    return None
+
+
+def _behind(error: BaseException) -> OSError | None:
+    """Return what the system said: torch, for one, goes on to another error of its own."""
+    chain = (error, error.__cause__, error.__context__)
+    return next((one for one in chain if isinstance(one, OSError)), None)
+
+
+def _has_room_for_names(folder: Path) -> bool:
+    disk = os.statvfs(next(place for place in (folder, *folder.absolute().parents) if place.exists()))
+    return disk.f_files == 0 or disk.f_favail > 0  # some file systems count no inodes

@@ -15,7 +15,7 @@ from pydicom.dataset import FileDataset
 
 from pipeline.errors import InputError
 from pipeline.volumes.dicom_geometry import Placed, are_right_angles
-from pipeline.volumes.header import RESTORE
+from pipeline.volumes.header import RESTORE, check_claim
 
 CONVERT = "convert it to NIfTI, for example with dcm2niix"
 _TAGS = [
@@ -23,8 +23,10 @@ _TAGS = [
     *("ImageType", "EchoTime", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns"),
     *("PixelSpacing", "ImagerPixelSpacing", "SpacingBetweenSlices", "SliceThickness", "NumberOfFrames"),
     *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "PixelRepresentation", "ModalityLUTSequence"),
+    *("BitsStored", "HighBit", "RescaleSlope", "RescaleIntercept"),
     "PixelData",
 ]
+PACKED_RATIO = 1 << 16  # a black picture of 512 x 512 takes 200 bytes in JPEG 2000
 _DEFERRED = 1024  # bytes from which a value is left in its file
 _UNREAD = np.dtype(np.uint8)  # of a file with a problem
 
@@ -150,6 +152,12 @@ def _check_kind(header: FileDataset, holds: str) -> None:
         raise InputError("is damaged: nobody knows the type of its pixels", remedy=RESTORE)
     if header.BitsAllocated not in (8, 16, 32):
         raise InputError(f"has pixels of {header.BitsAllocated} bits", remedy=CONVERT)
+    stored = header.get("BitsStored")
+    if stored not in range(1, header.BitsAllocated + 1) or header.get("HighBit", stored - 1) != stored - 1:
+        raise InputError("is damaged: nobody knows which bits of its pixels count", remedy=RESTORE)
+    scale = [header.get(f"Rescale{word}") or 0 for word in ("Slope", "Intercept")]
+    if not all(isinstance(value, int | float) and np.isfinite(value) for value in scale):
+        raise InputError("is damaged: its values are scaled by no number", remedy=RESTORE)
     if header.get("ModalityLUTSequence"):
         raise InputError("maps its values by a table (Modality LUT)", remedy="convert it to plain values")
 
@@ -157,10 +165,11 @@ def _check_kind(header: FileDataset, holds: str) -> None:
 def _check_whole(path: Path, header: FileDataset) -> None:
     """Raise unless all pixels lie within the file, whose end pydicom passes over in silence."""
     syntax = header.file_meta.TransferSyntaxUID
+    claimed = header.Rows * header.Columns * header.BitsAllocated // 8
     if syntax.is_compressed or syntax.is_deflated:  # these end with a mark, without which no pixels are found
+        check_claim(claimed, path, ratio=PACKED_RATIO)
         return
     pixels = cast(RawDataElement, header.get_item("PixelData", keep_deferred=True))
-    claimed = header.Rows * header.Columns * header.BitsAllocated // 8
     held = min(pixels.length, path.stat().st_size - pixels.value_tell)
     if held < claimed:
         raise InputError(f"is truncated: {held} of {claimed} bytes of pixels", remedy=RESTORE)

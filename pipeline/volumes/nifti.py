@@ -39,6 +39,7 @@ def nifti_header(path: Path) -> nib.Nifti1Header:
     header = kinds[0](block[: kinds[0].sizeof_hdr], check=False)
     if header["magic"] != kinds[0].single_magic:
         raise InputError("has no NIfTI magic bytes", remedy="convert an Analyze or .hdr/.img pair to one .nii file")
+    _check_fields(header)
     header.check_fix(logger=_log, error_level=40)
     return header
 
@@ -89,6 +90,24 @@ def _nifti_affine(header: nib.Nifti1Header) -> np.ndarray:
     if len(given) == 2:
         _check_forms_agree(given["sform"], given["qform"])
     return next(iter(given.values()))
+
+
+def _check_fields(header: nib.Nifti1Header) -> None:
+    """Raise for what nibabel would mend or pass over, and other readers take for something else."""
+    axes, offset, sides = int(header["dim"][0]), float(header["vox_offset"]), header["pixdim"][1:4]
+    qfac, placed = float(header["pixdim"][0]), int(header["qform_code"]) > 0
+    problems = {
+        f"has {axes} axes (dim[0])": not 1 <= axes <= 7,
+        f"begins its voxels at byte {offset:g}, within its header": not offset >= header.single_vox_offset,
+        f"has a negative voxel size (pixdim): {sides.tolist()}": (sides[:axes] < 0).any(),
+        f"has a voxel size of 0 (pixdim), by which its qform goes: {sides.tolist()}": placed and not sides[:axes].all(),
+        f"has pixdim[0] = {qfac:g}, where -1 or 1 tells a mirrored qform": placed and qfac not in (-1, 0, 1),
+    }
+    for form in ("qform_code", "sform_code"):
+        problems[f"has the {form} {header[form]}, which NIfTI does not know"] = not 0 <= header[form] <= 5
+    for reason, found in problems.items():
+        if found:
+            raise InputError(reason, remedy="write the right geometry into the header, or fetch the file again")
 
 
 def _check_forms_agree(sform: np.ndarray, qform: np.ndarray) -> None:

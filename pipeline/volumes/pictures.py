@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin
 
 from pipeline.errors import InputError
-from pipeline.volumes.header import DEFLATE_RATIO, Kind, Opened, VolumeHeader, check_claim, check_upright, split_axes
+from pipeline.volumes.header import (
+    DEFLATE_RATIO,
+    RESTORE,
+    Kind,
+    Opened,
+    VolumeHeader,
+    check_claim,
+    check_upright,
+    split_axes,
+)
 from pipeline.volumes.voxels import without_alpha
 
 PICTURES = {
@@ -17,6 +28,17 @@ PICTURES = {
     ".jpeg": ("JPEG", JpegImagePlugin.JpegImageFile),
     ".bmp": ("BMP", BmpImagePlugin.BmpImageFile),
 }
+ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)  # x, y, steps
+PIECE = 1 << 20  # bytes that are unpacked at once to be counted
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # per pixel, by PNG's colour type
 _MODES = {"1": 1, "L": 1, "P": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4}  # samples per pixel, alpha included
 
 
@@ -37,6 +59,9 @@ def open_picture(path: Path, spatial_dims: int, kind: Kind) -> Opened:
         with path.open("rb") as stream:
             plugin(stream).verify()  # the checksum of every PNG chunk, which loading skips
             stream.seek(0)
+            if name == "PNG":
+                _check_rows(stream.read())
+                stream.seek(0)
             image = plugin(stream)
             image.load()
             check_upright(image.getexif().get(274, 1))
@@ -50,6 +75,31 @@ def open_picture(path: Path, spatial_dims: int, kind: Kind) -> Opened:
 
     dtype = np.dtype(np.uint16 if mode == "I;16" else np.uint8)
     return VolumeHeader(path, name, shape, _MODES[mode] - alpha, dtype, np.eye(4), 2), load
+
+
+def _check_rows(png: bytes) -> None:
+    """Raise unless a PNG holds the rows that its one header claims: Pillow leaves black what is missing."""
+    chunks, place = [], 8
+    while place < len(png):
+        (length,) = struct.unpack_from(">I", png, place)
+        chunks.append((png[place + 4 : place + 8], place + 8, length))
+        place += length + 12
+    names = [kind for kind, _, _ in chunks]
+    if names[0] != b"IHDR" or names.count(b"IHDR") > 1 or b"IDAT" not in names:
+        raise InputError("has no pixels, or not one header at its start", remedy=RESTORE)
+    width, height, depth, colours, *_, interlaced = struct.unpack_from(">IIBBBBB", png, 16)
+    passes = ADAM7 if interlaced == 1 else ((0, 0, 1, 1),)
+    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
+    bits = depth * _SAMPLES[colours]
+    claimed = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 < rows)
+    inflater, held = zlib.decompressobj(), 0
+    for _, start, length in (chunk for chunk in chunks if chunk[0] == b"IDAT"):
+        packed = png[start : start + length]
+        while packed and held <= claimed:
+            held += len(inflater.decompress(packed, PIECE))
+            packed = inflater.unconsumed_tail
+    if interlaced > 1 or held != claimed or not inflater.eof:
+        raise InputError(f"holds {held} bytes of rows, the header claims {claimed}", remedy=RESTORE)
 
 
 def _check_pixels(name: str, mode: str, kind: Kind, deep_colour: bool, transparent: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -94,7 +95,7 @@ def _naming(path: Path, case: str | None) -> Iterator[None]:
         raise InputError(error.reason, case=case, file=error.file or path, remedy=error.remedy) from error
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({error.strerror})"
-        remedy = "correct the path or its permissions"
+        remedy = _look_alike(path) or "correct the path or its permissions"
         raise InputError(reason, case=case, file=error.filename or path, remedy=remedy) from error
     except MemoryError as error:
         raise InputError("needs more memory than is free", case=case, file=path, remedy="split the file") from error
@@ -102,6 +103,15 @@ def _naming(path: Path, case: str | None) -> Iterator[None]:
         last_line = (str(error).strip() or "no further detail").splitlines()[-1].strip()
         reason = f"cannot be read ({type(error).__name__}: {last_line})"
         raise InputError(reason, case=case, file=path, remedy=RESTORE) from error
+
+
+def _look_alike(path: Path) -> str | None:
+    """Return what to do where the folder has the name in another form of Unicode: "ü" may be one character or two."""
+    form = unicodedata.normalize("NFC", path.name)
+    names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() and not path.exists() else []
+    if form not in {unicodedata.normalize("NFC", name) for name in names}:
+        return None
+    return "rename the file: the folder has this name in another form of Unicode, where ü is u and two dots"
 
 
 def _open(path: Path, spatial_dims: int, kind: Kind) -> Opened:

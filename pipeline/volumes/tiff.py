@@ -13,16 +13,22 @@ from pipeline.errors import InputError
 from pipeline.volumes.header import DEFLATE_RATIO, RESTORE, Kind, Opened, VolumeHeader, check_claim, check_upright
 from pipeline.volumes.voxels import without_alpha
 
+ONE = (256, 257, 259, 262, 274, 277, 278, 284, 317, 322, 323)  # tags of a single number
+MOST_TAGS = 65535  # of a page, as TIFF can count them; BigTIFF could count more
+WHOLE = (1, 3, 4, 16)  # types of tags: bytes and longer whole numbers
+FAX = (2, 3, 4)  # which pack pixels of one bit
 JPEG = (6, 7, 33007, 34892)  # old, new, alternative and lossy: the numbers of TIFF's compression tag
 
 
 def open_tiff(path: Path, spatial_dims: int, kind: Kind) -> Opened:
     """Check every page of a TIFF file, and return its header with the function that loads the voxels."""
-    page_count = _count_pages(path)
-    with tifffile.TiffFile(path) as tiff:
+    codes = _tags_of_pages(path)
+    with _open(path) as tiff:
+        if tiff.is_ome and tiff.series[0].kind != "ome" and "FileName" in str(tiff.ome_metadata):
+            raise InputError("its OME metadata name other files for its pages", remedy="save all pages in one file")
         if len(tiff.series) != 1:
             raise InputError(f"holds {len(tiff.series)} images of different size", remedy="keep one of them per file")
-        _check_segments(path, tiff, page_count)
+        _check_segments(path, tiff, codes)
         page, axes, stored = tiff.pages.first, tiff.series[0].axes, tiff.series[0].shape
         dtype = np.dtype("u1") if tiff.series[0].dtype.kind == "b" else tiff.series[0].dtype
     _check_page(page, kind)
@@ -32,12 +38,17 @@ def open_tiff(path: Path, spatial_dims: int, kind: Kind) -> Opened:
     alpha = "S" in axes and any(sample in (1, 2) for sample in page.extrasamples)
 
     def load() -> np.ndarray:
-        with tifffile.TiffFile(path) as tiff:
+        with _open(path) as tiff:
             array = tiff.series[0].asarray().reshape(stored)
         array = array.transpose([i for i in range(len(stored)) if i not in order] + order).reshape(channels, *shape)
         return without_alpha(array) if alpha else array.astype(dtype, copy=False)
 
     return VolumeHeader(path, "TIFF", shape, channels - alpha, dtype, np.eye(4), spatial_dims), load
+
+
+def _open(path: Path) -> tifffile.TiffFile:
+    """Open a file by itself: its OME metadata may name any other one, and tifffile would put that one's pixels here."""
+    return tifffile.TiffFile(path, _multifile=False)
 
 
 def _tiff_axes(axes: str, stored: tuple[int, ...], spatial_dims: int) -> tuple[list[int], list[int]]:
@@ -70,24 +81,53 @@ def _check_page(page: tifffile.TiffPage, kind: Kind) -> None:
             f"is compressed by {tifffile.COMPRESSION(page.compression).name}, which is not supported",
             remedy="save the file without compression, or with LZW or deflate",
         )
+    if page.compression in FAX and page.bitspersample != 1:
+        raise InputError(f"has pixels of {page.bitspersample} bits in a compression of single ones", remedy=RESTORE)
     if kind == "label" and page.compression in JPEG:
         raise InputError("JPEG changes label values at every border", remedy="export the labels again with LZW")
-    row = math.ceil(page.imagewidth * page.samplesperpixel * page.bitspersample / 8)  # bytes
-    odd = page.bitspersample not in (8, 16, 32, 64) and page.compression == 1 and not page.is_tiled
-    if odd and sum(page.databytecounts) != page.imagelength * row:  # a tag is lost, without which a pixel has 1 bit
+    width, length = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, page.imagelength)
+    samples = 1 if page.is_tiled and page.planarconfig == 2 else page.samplesperpixel
+    taken = length * math.ceil(width * samples * page.bitspersample / 8)  # bytes
+    taken *= math.prod(page.chunked) if page.is_tiled else 1
+    held, odd = sum(page.databytecounts), page.bitspersample not in (8, 16, 32, 64)
+    # Without its tag, a pixel has 1 bit.
+    if page.compression == 1 and (held < taken or (odd and held != taken)):
         raise InputError(f"does not hold what {page.bitspersample} bits for each pixel take", remedy=RESTORE)
     turned = page.tags.get(274)
     check_upright(turned.value if turned else 1)
 
 
-def _check_segments(path: Path, tiff: tifffile.TiffFile, page_count: int) -> None:
+def _check_tags(page: tifffile.TiffPage, codes: set[int]) -> None:
+    """Raise for a tag of another type or number than the standard gives it: tifffile takes the first, or a guess."""
+    tags = page.tags
+    pieces, others = ((324, 325), (273, 279)) if page.is_tiled else ((273, 279), (324, 325))
+    counts = dict.fromkeys(ONE, (1,)) | dict.fromkeys((258, 339), (1, page.samplesperpixel))
+    counts |= dict.fromkeys(pieces, (math.prod(page.chunked),))
+    wrong = [tag.name for code, allowed in counts.items() if (tag := tags.get(code)) and tag.count not in allowed]
+    wrong += [tag.name for code in counts if (tag := tags.get(code)) and tag.dtype not in WHOLE]
+    wrong += [str(code) for code in counts if code not in tags and (code in codes or code in pieces)]
+    wrong += [str(code) for code in others if code in codes]
+    formats = np.atleast_1d(tags.valueof(339, 1)).tolist()
+    wrong += [
+        f"{code}" for code, known in ((277, range(1, 65536)), (284, (1, 2))) if tags.valueof(code, 1) not in known
+    ]
+    if wrong or len(set(formats)) > 1 or formats[0] not in (1, 2, 3, 5, 6):
+        raise InputError(f"has damaged tags: {', '.join(wrong) or f'SampleFormat {formats}'}", remedy=RESTORE)
+
+
+def _check_segments(path: Path, tiff: tifffile.TiffFile, tags: list[set[int]]) -> None:
     """Raise unless every page is there, and every strip or tile lies within the file: tifffile fills gaps with 0."""
-    page, series = tiff.pages.first, tiff.series[0]
+    page, series, page_count = tiff.pages.first, tiff.series[0], len(tags)
     ratio = {1: 1, 8: DEFLATE_RATIO, 32946: DEFLATE_RATIO}.get(page.compression, 1 << 16)
     check_claim(series.size * page.bitspersample // 8, path, ratio=ratio)
     segments = [pair for p in tiff.pages for pair in zip(p.dataoffsets, p.databytecounts, strict=True)]
     whole = all(0 < start < start + n <= tiff.filehandle.size for start, n in segments)
     whole &= all(len(p.dataoffsets) == math.prod(p.chunked) for p in tiff.pages)
+    for each, codes in zip(tiff.pages, tags, strict=False):
+        if isinstance(each, tifffile.TiffPage):  # others repeat the first
+            _check_tags(each, codes)
+    if page.compression == 1 and page.bitspersample % 8 == 0:
+        whole &= all(sum(p.databytecounts) >= p.nbytes for p in tiff.pages)
     if len({(p.shape, p.dtype, p.compression) for p in tiff.pages}) > 1:
         raise InputError("its pages differ in shape, type or compression", remedy=RESTORE)
     if series.dataoffset is not None and page_count > 1:  # read as one block from there on, whatever a page says
@@ -97,8 +137,8 @@ def _check_segments(path: Path, tiff: tifffile.TiffFile, page_count: int) -> Non
         raise InputError(f"is truncated or lacks pages: {page_count} pages for shape {series.shape}", remedy=RESTORE)
 
 
-def _count_pages(path: Path) -> int:
-    """Follow the chain of pages to its end, because tifffile only logs it when the chain breaks."""
+def _tags_of_pages(path: Path) -> list[set[int]]:
+    """Follow the chain of pages to its end: tifffile only logs it when the chain, or one of the tags, breaks."""
     with path.open("rb") as stream:
         head = stream.read(16)
         order = {b"II": "<", b"MM": ">"}[head[:2]]
@@ -106,12 +146,16 @@ def _count_pages(path: Path) -> int:
         count, entry, pointer = (order + "Q", 20, order + "Q") if big else (order + "H", 12, order + "I")
         (offset,) = struct.unpack(pointer, head[8:16] if big else head[4:8])
         seen: set[int] = set()
+        found: list[set[int]] = []
         while offset:
             if offset in seen:
                 raise InputError("is damaged: its pages form a circle", remedy=RESTORE)
             seen.add(offset)
             stream.seek(offset)
             (entries,) = struct.unpack(count, stream.read(struct.calcsize(count)))
-            stream.seek(entries * entry, 1)
+            if entries > MOST_TAGS:
+                raise InputError(f"is damaged: a page claims {entries} tags", remedy=RESTORE)
+            block = stream.read(entries * entry)
+            found.append({code for (code,) in struct.iter_unpack(f"{order}H{entry - 2}x", block)})
             (offset,) = struct.unpack(pointer, stream.read(struct.calcsize(pointer)))
-    return len(seen)
+    return found

@@ -1,7 +1,10 @@
 """A batch is a run in MLflow where that is asked for, and is no worse off where no store can be had."""
 
+import os
 import shutil
+import signal
 
+import pytest
 from mlflow.tracking import MlflowClient
 from servers import absent
 
@@ -41,3 +44,26 @@ def test_a_store_that_cannot_be_opened_is_said_and_no_error(tmp_path, monkeypatc
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/broken.db")
     assert log_batch({"cases": 1}, SECONDS, 1.0, tmp_path / "summary.csv") is None
     assert "the batch was not written to MLflow" in caplog.text
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", ["create_run", "log_artifact"])
+def test_a_signal_leaves_no_run_running(step, which, empty_store, tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(tmp_path)
+    do = getattr(MlflowClient, step)
+
+    def do_and_be_stopped(*arguments, **options):
+        made = do(*arguments, **options)
+        os.kill(os.getpid(), which)
+        return made
+
+    monkeypatch.setattr(MlflowClient, step, do_and_be_stopped)
+    (tmp_path / "summary.csv").write_text("case,status\na,done\n")
+    with pytest.raises(KeyboardInterrupt):
+        log_batch({"cases": 1}, SECONDS, 1.0, tmp_path / "summary.csv")
+    client = MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name("predictions").experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"]

@@ -13,7 +13,7 @@ from pipeline.batch.stages import run_stages, sigterm_interrupts
 
 
 def collect(entries, **stages):
-    steps = {"read": lambda x: x, "predict": lambda x: x, "write": lambda x: x, **stages}
+    steps = {"read": lambda x: x, "predict": lambda x: x, "write": lambda x: x, "record": lambda x: x, **stages}
     return list(run_stages(entries, **steps))
 
 
@@ -142,7 +142,7 @@ def test_an_interruption_ends_it_after_what_was_begun_is_written():
             raise KeyboardInterrupt
         return entry
 
-    outcomes = run_stages([1, 2, 3], lambda x: x, predict, lambda x: -x)
+    outcomes = run_stages([1, 2, 3], lambda x: x, predict, lambda x: -x, lambda x: x)
     assert next(outcomes).result == -1
     with pytest.raises(KeyboardInterrupt):
         next(outcomes)
@@ -159,3 +159,14 @@ def test_a_sigterm_interrupts_and_afterwards_is_itself_again():
                 return signal.getsignal(signal.SIGTERM)
 
         assert thread.submit(enter).result() is signal.SIG_DFL
+
+
+def test_what_became_of_a_case_is_recorded_in_the_thread_that_wrote_it():
+    def fail(value):
+        raise ValueError(value)
+
+    def record(outcome):
+        return threading.current_thread().name.partition("_")[0], outcome.result, str(outcome.error)
+
+    assert collect(["a"], record=record) == [("write", "a", "None")]
+    assert collect(["a"], read=fail, record=record) == [("write", None, "a")]

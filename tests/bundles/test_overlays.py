@@ -12,6 +12,7 @@ from kinds import KINDS
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import verify_net_in_out
 from overlays import OVERLAYS, PAPER, SIZE, names, predict, settings
+from run_files import last
 
 from pipeline.errors import InputError
 
@@ -168,9 +169,7 @@ def test_a_recipe_keeps_to_its_schedule_also_when_it_is_resumed(name, rates, tra
     stop = {"train#trainer#max_epochs": 2}  # as a kill between two epochs
     for more in ({"run_name": "whole"}, {"run_name": "parts", **stop}, {"run_name": "parts", "resume": True}):
         train(overlays, epochs=4, output_dir="runs", **more)
-    whole, parts = (
-        torch.load(tmp_path / "runs" / run / "checkpoints" / "last.pt", weights_only=True) for run in ("whole", "parts")
-    )
+    whole, parts = (last(tmp_path / "runs" / run) for run in ("whole", "parts"))
     for state in (whole, parts):
         assert [row["train/learning_rate"] for row in state["trainer"]["history"]] == pytest.approx(rates)
         assert all(0 <= row["val/accuracy"] <= 1 for row in state["trainer"]["history"])

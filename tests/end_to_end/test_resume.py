@@ -166,10 +166,10 @@ from pipeline.handlers import checkpoints
 saves = []
 
 def save(content, file):
-    saves.append(str(file).endswith("{file}"))
+    saves.append(file.name.endswith("{file}"))
     real_save(content, file)
     if sum(saves) == 3 and saves[-1]:
-        with open(file, "r+b") as stream:
+        with open(file.name, "r+b") as stream:
             stream.truncate(100)  # the kill comes when 100 bytes are on the disk
         die()
 

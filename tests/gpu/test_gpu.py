@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from run_files import last
 
 from pipeline.losses.weighted import WeightedDiceCELoss
 from pipeline.networks.unet import UNet
@@ -46,16 +47,16 @@ def test_training_with_mixed_precision_learns(run_bundle, only_run, dtype, compi
 
 def test_the_stages_of_a_training_on_a_gpu_sum_to_its_time(run_bundle, only_run):
     run_bundle("training", "train.json", device="cuda", epochs=3)
-    *_, last = torch.load(only_run() / "checkpoints" / "last.pt", weights_only=True)["trainer"]["history"]
-    stages = [seconds for name, seconds in last.items() if name.startswith("time/") and name != "time/epoch"]
+    *_, row = last(only_run())["trainer"]["history"]
+    stages = [seconds for name, seconds in row.items() if name.startswith("time/") and name != "time/epoch"]
     assert min(stages) >= 0
-    assert sum(stages) == pytest.approx(last["time/epoch"], rel=0.3)
+    assert sum(stages) == pytest.approx(row["time/epoch"], rel=0.3)
 
 
 def test_a_resumed_run_goes_on_where_it_stopped(run_bundle, tmp_path):
     run_bundle("training", "train.json", device="cuda", epochs=2, run_name="a")
     run_bundle("training", "train.json", device="cuda", epochs=4, run_name="a", resume=True)
-    state = torch.load(tmp_path / "runs" / "a" / "checkpoints" / "last.pt", weights_only=True)
+    state = last(tmp_path / "runs" / "a")
     assert [row["epoch"] for row in state["trainer"]["history"]] == [1, 2, 3, 4]
 
 

@@ -1,5 +1,6 @@
 """The best weights and no others; a state that restores all but what the config says otherwise today."""
 
+import json
 import math
 import os
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from monai.optimizers import WarmupCosineSchedule
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR, SequentialLR, StepLR
 
 from pipeline.errors import InputError
-from pipeline.handlers.checkpoints import Checkpoints, best_of, save_tensors
+from pipeline.handlers.checkpoints import Checkpoints, best_of, rows_of, save_tensors
 from pipeline.handlers.history import History
 from pipeline.run_folder import RunFolder
 
@@ -90,7 +91,7 @@ def test_the_checkpoint_holds_the_whole_state(tmp_path):
     assert set(state) == {"network", "optimizer", "scheduler", "settings", "trainer", "best"}
     assert state["best"] == {"metric": 0.5, "epoch": 2}
     assert state["trainer"]["epoch"] == 3
-    assert [row["val/mean_dice"] for row in state["trainer"]["history"]] == [0.2, 0.5, 0.4]
+    assert [row["val/mean_dice"] for row in rows_of(state["trainer"]["history"])] == [0.2, 0.5, 0.4]
     assert torch.equal(state["network"]["weight"], made.network.weight)
     assert state["scheduler"]["last_epoch"] == 3
 
@@ -315,6 +316,46 @@ def test_a_checkpoint_that_does_not_fit_is_an_error_with_file_and_remedy(tmp_pat
     for word in words:
         assert word in caught.value.reason
     assert first.run.last_checkpoint.read_bytes() == before
+
+
+def test_a_row_of_the_history_is_put_into_words_once_however_many_epochs_follow(tmp_path, monkeypatch):
+    written = []
+    counting = SimpleNamespace(dumps=lambda row: written.append(row) or json.dumps(row), loads=json.loads)
+    monkeypatch.setattr("pipeline.handlers.checkpoints.json", counting)
+    training(tmp_path, [0.5] * 3).engine.run()
+    assert [row["epoch"] for row in written] == [1, 2, 3]
+    written.clear()
+    training(tmp_path, [0.5] * 5, resume=True).engine.run()
+    assert [row["epoch"] for row in written] == [1, 2, 3, 4, 5]
+
+
+def test_the_rows_of_a_checkpoint_that_an_earlier_version_saved(tmp_path):
+    made = training(tmp_path, [0.2, N_A])
+    made.engine.run()
+    state = torch.load(made.run.last_checkpoint, weights_only=True)
+    rows = rows_of(state["trainer"]["history"])
+    assert rows[0] == made.engine.state.history[0]
+    assert math.isnan(rows[1]["val/mean_dice"])
+    save_tensors(made.run.last_checkpoint, {**state, "trainer": {"epoch": 2, "history": rows}})
+    again = training(tmp_path, [0.2, 0.5, 0.5], resume=True)
+    again.engine.run()
+    assert again.engine.state.history[0] == rows[0]
+    assert [row["epoch"] for row in again.engine.state.history] == [1, 2, 3]
+
+
+def test_equal_tensors_make_equal_files(tmp_path):
+    for name in ("a", "b"):
+        save_tensors(tmp_path / name / "model.pt", {"weight": torch.ones(2, 3)})
+    assert (tmp_path / "a" / "model.pt").read_bytes() == (tmp_path / "b" / "model.pt").read_bytes()
+
+
+def test_a_better_model_leaves_no_earlier_one_in_another_format(tmp_path):
+    made = training(tmp_path, [0.5, 0.4, 0.6])
+    other, kept = made.run.best_model.with_suffix(".safetensors"), []
+    made.engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: kept.append(other.exists()))
+    made.engine.add_event_handler(Events.EPOCH_COMPLETED(once=1), lambda: other.touch())
+    made.engine.run()
+    assert kept == [False, True, False]
 
 
 def test_only_the_first_rank_writes(tmp_path):

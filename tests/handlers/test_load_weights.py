@@ -9,7 +9,7 @@ import torch
 from engines import scripted_evaluator
 
 from pipeline.errors import InputError
-from pipeline.handlers.load_weights import LoadWeights, load_weights
+from pipeline.handlers.load_weights import LoadWeights, load_weights, to_safetensors, weights_file
 
 
 @pytest.fixture
@@ -78,6 +78,49 @@ def test_another_network_is_named(file):
 def test_tensors_without_names(file):
     torch.save([torch.ones(2, 3)], file)
     assert "do not fit the network" in refusal(file)
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A bundle whose weights are those of a convolution, in channels last, and of a layer that has them too."""
+    network = torch.nn.Conv2d(3, 2, 2).to(memory_format=torch.channels_last)
+    (tmp_path / "models").mkdir()
+    weights = {"a.weight": network.weight.data, "a.bias": network.bias.data, "b.weight": network.weight.data}
+    torch.save(weights, tmp_path / "models" / "model.pt")
+    return tmp_path
+
+
+def test_safetensors_hold_what_the_pickle_holds(bundle):
+    made = to_safetensors(bundle)
+    assert made == bundle / "models" / "model.safetensors"
+    network = torch.nn.ModuleDict({"a": torch.nn.Conv2d(3, 2, 2), "b": torch.nn.Conv2d(3, 2, 2, bias=False)})
+    load_weights(made, network)
+    expected = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+    assert made.read_bytes() == to_safetensors(bundle).read_bytes()
+
+
+def test_safetensors_take_the_place_of_a_pickle_that_is_not_there(bundle):
+    file = bundle / "models" / "model.pt"
+    assert weights_file(file) == file
+    made = to_safetensors(bundle)
+    assert weights_file(file) == file
+    file.unlink()
+    assert weights_file(str(file)) == weights_file(made) == made
+    network = torch.nn.ModuleDict({"a": torch.nn.Conv2d(3, 2, 2), "b": torch.nn.Conv2d(3, 2, 2, bias=False)})
+    assert load_weights(file, network) is network
+    made.unlink()
+    assert weights_file(file) == file
+    with pytest.raises(InputError, match="no trained weights"):
+        to_safetensors(bundle)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"\xff" * 64, pickle.dumps([1])], ids=["empty", "short", "lie", "pickle"]
+)
+def test_damaged_safetensors(tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert "cannot be read as weights" in refusal(tmp_path / "model.safetensors")
 
 
 class RunsCode:

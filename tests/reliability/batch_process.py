@@ -11,7 +11,18 @@ from pipeline.cli import main
 
 CONTEXT = multiprocessing.get_context("forkserver")  # a fork of pytest itself might inherit a lock that is held
 CONTEXT.set_forkserver_preload(
-    ["pipeline.predict", "pipeline.bundle", "pipeline.inferers.sliding_window", "pipeline.transforms.to_grid"]
+    [
+        "alembic.command",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "monai.bundle",
+        "pipeline.bundle",
+        "pipeline.handlers.run_bundle",
+        "pipeline.inferers.sliding_window",
+        "pipeline.predict",
+        "pipeline.transforms.rand_elastic",
+        "pipeline.transforms.to_grid",
+        "torch._dynamo",
+    ]
 )
 TIME_LIMIT = 100  # seconds
 

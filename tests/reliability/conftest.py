@@ -12,6 +12,8 @@ from monai.bundle import ConfigParser
 from pipeline.errors import InputError
 from pipeline.predict import predict_with_bundle
 
+pytest.register_assert_rewrite("kill_anywhere", "killed_commands")
+
 TESTS = Path(__file__).parents[1]
 BUNDLES = TESTS.parent / "bundles"
 

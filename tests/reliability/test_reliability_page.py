@@ -19,6 +19,6 @@ def test_the_page_names_every_test_of_this_folder():
 
 def test_every_line_of_the_tables_names_a_test():
     rows = [line for line in PAGE.splitlines() if line.startswith("|")]
-    body = [row for row in rows if not row.startswith(("|---", "| Input |", "| Fault |"))]
+    body = [row for row in rows if not row.startswith(("|---", "| Input |", "| Fault |", "| What holds |"))]
     assert len(body) > 30
-    assert [row for row in body if not re.search(r"`test_\w+`", row.split("|")[4])] == []
+    assert [row for row in body if not re.search(r"`test_\w+`", row.split("|")[-2])] == []

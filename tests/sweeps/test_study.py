@@ -114,6 +114,15 @@ def test_a_trial_that_kills_its_process_over_and_over_is_given_up(place):
     assert found.claim().user_attrs["number"] == 1
 
 
+def test_a_trial_that_the_user_stops_over_and_over_is_not_given_up(place):
+    found = begun(place)
+    for _ in range(5):
+        trial = found.claim()
+        assert trial.user_attrs["number"] == 0
+        found.put_back(trial, is_asked_for=True)
+    assert found.trials()[0].state == TrialState.WAITING
+
+
 def test_a_trial_that_gets_further_each_time_is_not_given_up(place):
     found = begun(place)
     for _ in range(5):

@@ -249,6 +249,36 @@ def test_a_sweep_that_is_stopped_says_how_it_goes_on(sweep, place, monkeypatch, 
     assert parent.data.metrics["best/mean_dice"] == pytest.approx(best), "that of the trial which came after the stop"
 
 
+@pytest.mark.parametrize("place_of_stop", ["write_table", "_scores_of"])
+def test_a_sweep_that_is_stopped_at_its_end_is_closed(sweep, place, monkeypatch, compared, place_of_stop):
+    InsteadOfTraining().install(monkeypatch)
+
+    def stop(*arguments):
+        raise SystemExit(143)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_module, place_of_stop, stop)
+        with pytest.raises(SystemExit, match="143"):
+            sweep(trials=1)
+    assert [run.info.status for run in runs_of(place, "sweep").values()] == ["KILLED"]
+    assert [row["state"] for row in sweep(trials=1)] == ["complete"]
+    assert [run.info.status for run in runs_of(place, "sweep").values()] == ["FINISHED"]
+
+
+def test_a_sweep_that_is_stopped_while_its_run_opens_is_closed(sweep, place, monkeypatch, compared):
+    InsteadOfTraining().install(monkeypatch)
+    wait = Tracking._wait_for_store
+
+    def wait_and_be_stopped(tracking, is_new):
+        wait(tracking, is_new)
+        raise SystemExit(143)
+
+    monkeypatch.setattr(Tracking, "_wait_for_store", wait_and_be_stopped)
+    with pytest.raises(SystemExit, match="143"):
+        sweep(trials=1)
+    assert [run.info.status for run in runs_of(place, "sweep").values()] == ["KILLED"]
+
+
 @pytest.mark.filterwarnings("ignore:Query string argument")
 def test_a_password_stands_in_no_copy_of_the_sweep_file(sweep, place, monkeypatch, compared):
     InsteadOfTraining().install(monkeypatch)

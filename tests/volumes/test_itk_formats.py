@@ -44,9 +44,9 @@ def test_2d_metaimage_and_its_slice(tmp_path):
 @pytest.mark.parametrize(
     ("line", "damaged", "text"),
     [
-        ("Offset = -10 20 30", "Offset = inf 20 30", "offset is not finite"),
-        ("Offset = -10 20 30", "Offset = ten 20 30", "could not convert string to float"),
-        ("ElementSpacing = 1.5 2 3", "ElementSpacing = nan 2 3", "elementspacing is not finite"),
+        ("Offset = -10 20 30", "Offset = inf 20 30", "Offset is not finite"),
+        ("Offset = -10 20 30", "Offset = ten 20 30", "Offset is no list of numbers: ten 20 30"),
+        ("ElementSpacing = 1.5 2 3", "ElementSpacing = nan 2 3", "ElementSpacing is not finite"),
         ("ElementSpacing = 1.5 2 3", "ElementSpacing = 0 2 3", "an axis of length 0"),
         ("TransformMatrix = 1 0 0", "TransformMatrix = 1 0.1 0", "affine is sheared"),
     ],
@@ -104,8 +104,8 @@ def test_claims_beyond_the_file_are_refused_before_memory_is_taken(tmp_path):
     ("before", "after", "reason"),
     [
         (b"CompressedDataSize", b"CompressedDatASize", "the header does not say how many bytes are compressed"),
-        (b"CompressedData = True", b"CompressedData = Trae", "the header's compresseddata is neither true nor false"),
-        (b"ByteOrderMSB = False", b"ByteOrderMSB = Fllse", "is neither true nor false: fllse"),
+        (b"CompressedData = True", b"CompressedData = Trae", "the header's CompressedData is neither true nor false"),
+        (b"ByteOrderMSB = False", b"ByteOrderMSB = Fllse", "is neither true nor false: Fllse"),
         (
             b"ElementSpacing",
             b"ElementSpacong",

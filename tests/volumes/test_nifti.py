@@ -138,6 +138,7 @@ def test_header_of_a_large_file_is_cheap(tmp_path):
     header.set_data_dtype(np.int16)
     header.set_data_shape((4000, 4000, 3000))
     header.set_sform(LAS, 1)
+    header["vox_offset"] = 352
     with file.open("wb") as stream:
         stream.write(header.binaryblock)
         stream.truncate(352 + 4000 * 4000 * 3000 * 2)  # 96 GB of nothing
