@@ -5,7 +5,10 @@ import os
 import resource
 import signal
 import threading
+import warnings
 from pathlib import Path
+
+import SimpleITK as sitk
 
 from pipeline.cli import main
 
@@ -110,3 +113,12 @@ class LittleMemory:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + self.more
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def quiet():
+    """Let this process print nothing, neither do the formats' libraries."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    warnings.simplefilter("ignore")
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,3 +87,16 @@ def predict(threshold, tmp_path):
         return Batch(out, {row["case"]: row for row in rows}, error)
 
     return call
+
+
+@pytest.fixture(scope="module")
+def fresh_folder(tmp_path_factory):
+    """Return a function that makes an empty folder, for each example."""
+    top, numbers = tmp_path_factory.mktemp("examples"), count()
+
+    def make():
+        folder = top / str(next(numbers))
+        folder.mkdir()
+        return folder
+
+    return make
