@@ -9,11 +9,11 @@ import optuna
 import torch
 import yaml
 from bad_files import voxels, write_volume
-from conftest import write_threshold_bundle
 from discs import UNET, small_training, write_discs
 from kill_anywhere import metrics_of, statuses
 from run_files import last, same, weights, without_times
 from test_killed_batch import FILES, tree
+from threshold_bundle import write_threshold_bundle
 
 import pipeline.handlers.checkpoints as checkpoints
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bad_files import stored, voxels, write_volume
 from batch_process import BatchProcess, KillAfter, SignalAtRename
-from conftest import write_weights
+from threshold_bundle import write_weights
 
 FILES = ("a.nii.gz", "b/a.nii.gz", "b/c.mhd", "d.nrrd", "e.nii")
 CASES = {"a", "b/a", "b/c", "d", "e"}
