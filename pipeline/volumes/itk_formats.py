@@ -31,6 +31,7 @@ METAIMAGE = {
     "ElementType": (),
 }
 SPELLINGS = {spelling: key for key, others in METAIMAGE.items() for spelling in (key, *others)}
+PLACED_KINDS = ("domain", "space", "time", "???", "none")  # of a NRRD's axes that ITK takes for axes of space
 UNPLACED = ("scanner-xyz", "3d-right-handed", "3d-left-handed")  # spaces of a NRRD that ITK takes for DICOM's
 OTHERS = ("compresseddatasize", "elementsize", "elementmin", "elementmax")  # keys of other meaning, spelt alike
 ELEMENTS = r"MET_(U?(CHAR|SHORT|INT|LONG|LONG_LONG)|FLOAT|DOUBLE)(_ARRAY)?"
@@ -132,13 +133,22 @@ def _check_nrrd(fields: dict[str, str]) -> None:
     """Raise for what ITK would read by the beginning of a word, or for a place in a NRRD that it takes for another."""
     _integers(fields, "dimension", 1)
     _integers(fields, "sizes", int(fields.get("dimension", 0)))
-    for key in ("spacings", "space directions", "space origin"):
-        none = "none|" if key == "space directions" else ""  # of the axis of channels
-        _numbers(key, re.sub(rf"{none}[(),]", " ", fields.get(key, "")))
-    rows = re.findall(r"\((.*?)\)", fields.get("space directions", ""))
-    if any(len(row.split(",")) != len(rows) for row in rows):
-        reason = f"the header's space directions are not those of all axes: {fields['space directions']}"
-        raise InputError(reason, remedy=RESTORE)
+    _numbers("space origin", re.sub(r"[(),]", " ", fields.get("space origin", "")))
+    kinds = fields.get("kinds", "").lower().split()
+    rows = {
+        "spacings": fields.get("spacings", "").split(),
+        "space directions": re.findall(r"\(.*?\)|[^\s()]+", fields.get("space directions", "")),
+    }
+    for key, words in rows.items():
+        unplaced = [n for n, word in enumerate(words) if re.fullmatch(r"none|nan|\((\s*nan\s*,?)+\)", word, re.I)]
+        placed = [words[n] for n in range(len(words)) if n not in unplaced]
+        for number in unplaced:
+            if len(kinds) != len(words) or kinds[number] in PLACED_KINDS:
+                reason = f"the header's {key} are not finite for an axis that is not one of channels: {fields[key]}"
+                raise InputError(reason, remedy="give them, or name the kinds of all axes")
+        lengths = {len(_numbers(key, re.sub(r"[(),]", " ", word))) for word in placed}
+        if lengths - {1 if key == "spacings" else len(placed)}:
+            raise InputError(f"the header's {key} are not those of all axes: {fields[key]}", remedy=RESTORE)
     if fields.get("space", "").lower() in UNPLACED:
         raise InputError(
             f"lies in the space '{fields['space']}', in which nothing tells left from right",
@@ -149,16 +159,19 @@ def _check_nrrd(fields: dict[str, str]) -> None:
 def _metaimage_fields(header: str) -> dict[str, str]:
     """Return what a MetaImage says, by the usual spelling of each key; raise for one that ITK would leave out."""
     fields: dict[str, str] = {}
+    doubtful: dict[str, str] = {}
     usual = {spelling.lower(): spelling for spelling in SPELLINGS}
     for key, value in re.findall(r"(?m)^([\w ]+?)\s*=[^\S\n]*(.*?)\s*$", header):
         near = [usual.get(key.lower(), ""), *get_close_matches(key, SPELLINGS, n=1, cutoff=0.8)]
         if key not in SPELLINGS and key.lower() not in OTHERS and any(near):
-            reason = f"the header's {key} is unknown"
-            raise InputError(reason, remedy=f"spell it {near[0] or near[1]}, or {RESTORE}")
+            doubtful[key] = near[0] or near[1]
         name = SPELLINGS.get(key, key)
         if name in fields and name in METAIMAGE:
             raise InputError(f"the header says {name} twice", remedy=f"remove one, or {RESTORE}")
         fields[name] = value
+    for key, meant in doubtful.items():
+        if SPELLINGS[meant] not in fields:  # one that is there as well makes the other a key of its own
+            raise InputError(f"the header's {key} is unknown", remedy=f"spell it {meant}, or {RESTORE}")
     return fields
 
 
@@ -221,6 +234,10 @@ def _inflated(file: Path, offset: int, nbytes: int, claimed: int) -> bytearray:
             packed = stream.read(1 << 16)
             voxels += inflater.decompress(packed)
             taken += len(packed) - len(inflater.unused_data)
+            while not claimed and inflater.unused_data[:2] == GZIP and len(voxels) < nbytes:  # a further member
+                packed = inflater.unused_data
+                inflater = zlib.decompressobj(32 + zlib.MAX_WBITS)
+                voxels += inflater.decompress(packed)
             if not packed:
                 raise InputError(f"is truncated: {len(voxels)} of {nbytes} bytes of voxels", remedy=RESTORE)
     if len(voxels) != nbytes:

@@ -99,7 +99,7 @@ def _check_fields(header: nib.Nifti1Header) -> None:
     problems = {
         f"has {axes} axes (dim[0])": not 1 <= axes <= 7,
         f"begins its voxels at byte {offset:g}, within its header": not offset >= header.single_vox_offset,
-        f"has a negative voxel size (pixdim): {sides.tolist()}": (sides[:axes] < 0).any(),
+        f"has a negative voxel size (pixdim): {sides.tolist()}": placed and (sides[:axes] < 0).any(),
         f"has a voxel size of 0 (pixdim), by which its qform goes: {sides.tolist()}": placed and not sides[:axes].all(),
         f"has pixdim[0] = {qfac:g}, where -1 or 1 tells a mirrored qform": placed and qfac not in (-1, 0, 1),
     }

@@ -79,12 +79,12 @@ def open_picture(path: Path, spatial_dims: int, kind: Kind) -> Opened:
 
 def _check_rows(png: bytes) -> None:
     """Raise unless a PNG holds the rows that its one header claims: Pillow leaves black what is missing."""
-    chunks, place = [], 8
-    while place < len(png):
+    chunks, place = [(b"", 0, 0)], 8
+    while chunks[-1][0] != b"IEND" and place < len(png):  # some programs leave a line break behind the end
         (length,) = struct.unpack_from(">I", png, place)
         chunks.append((png[place + 4 : place + 8], place + 8, length))
         place += length + 12
-    names = [kind for kind, _, _ in chunks]
+    names = [kind for kind, _, _ in chunks[1:]]
     if names[0] != b"IHDR" or names.count(b"IHDR") > 1 or b"IDAT" not in names:
         raise InputError("has no pixels, or not one header at its start", remedy=RESTORE)
     width, height, depth, colours, *_, interlaced = struct.unpack_from(">IIBBBBB", png, 16)
