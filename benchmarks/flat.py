@@ -33,7 +33,7 @@ from pipeline.transforms.save_image import AtomicSaveImaged
 EDGES, LARGE_EDGES = (128, 256, 384, 512), (128, 256, 384, 512, 640, 768)
 CASES, RUNS = (10, 100, 1000), (10, 100, 1000)
 STEPS = 2000  # that are logged to a store at a time
-ROUNDS = 7
+ROUNDS = 5
 FLAT = 1.15  # the largest cost over the smallest
 
 Curve = dict[str, list[float]]

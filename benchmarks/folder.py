@@ -1,6 +1,7 @@
 """Claim: a folder of volumes takes little more than its forwards, and a fraction of what MONAI and nnU-Net take.
 
-From load to saved file. MONAI runs as the inference configs of its model zoo say, with the same network. nnU-Net is
+From load to saved file. MONAI runs as the inference configs of its model zoo say, with the same network; that a trained
+network's labels are MONAI's is tests/end_to_end/test_folder_against_monai.py. nnU-Net is
 left out where it cannot be imported (`pip install nnunetv2`); it has its own network of equal size, no mirroring, the
 threads and processes that it chooses, and one turn after all others, for it takes minutes.
 """
@@ -213,7 +214,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON list in which the figures are kept, by name")
     parser.add_argument("--data", type=Path, help="a folder of .nii.gz volumes to take instead of made ones")
     parser.add_argument("--cases", type=int, default=6, help="volumes in the folder (6)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each candidate has its turn (3)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each candidate has its turn (5)")
     options = parser.parse_args()
     use_large_pages()  # as the command does; it helps all candidates
     logging.getLogger("ignite").setLevel(logging.ERROR)

@@ -31,7 +31,7 @@ from pipeline.handlers.progress_bar import ProgressBar
 from pipeline.mlflow_writer import MLflowWriter
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "unet"
-SHORT, FULL = 500, 2000  # epochs of the training, and volumes of the batch
+SHORT, FULL = 320, 2000  # epochs of the training, and volumes of the batch
 LOOKS = 40  # at memory and open files
 GREW = 1.02  # the most that the second half of a run may add to memory
 SLOWER = 1.25  # the most that the last quarter may take, beside the second one

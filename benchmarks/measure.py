@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-ROUNDS = 9
+ROUNDS = 5
 
 # A process inherits the peak of the one that starts it, and RUSAGE_CHILDREN is the largest of all children so far:
 # so a small process starts each measured one, its only child.

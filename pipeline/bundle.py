@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -17,7 +18,8 @@ from pipeline.volumes.atomic import atomic_write_bytes, atomic_write_text
 
 # What inference.json keeps as its own when a run's bundle is written; what else both files hold comes from training.
 OWN_OF_INFERENCE = {"bundle_root", "dataset_dir", "output_dir", "device", "initialize", "run", "checkpoint"}
-OWN_OF_INFERENCE |= {"dataset", "dataloader", "evaluator", "imports", "resume", "precision", "backend"}
+OWN_OF_INFERENCE |= {"dataset", "dataloader", "evaluator", "imports", "network", "resume", "precision", "backend"}
+IMPORTED = re.compile(r"(\w+)\s*$")  # the name that a line of `imports` makes known
 # A run folder finds itself, so that it can be moved, zipped and run from anywhere.
 MOVABLE_ROOT = "$bundle.root()"
 
@@ -129,8 +131,11 @@ def inference_config(train: Mapping[str, Any], inference_file: Path) -> dict[str
     shared = {key: deepcopy(train[key]) for key in own if key in train and key not in OWN_OF_INFERENCE}
     while named := set(settings.REFERENCE.findall(json.dumps(shared))) & train.keys() - own.keys() - shared.keys():
         shared |= {key: deepcopy(train[key]) for key in named}  # a variable of the user's own
-    imports = [*own["imports"], *(line for line in train["imports"] if line not in own["imports"])]
-    return {**own, **shared, "imports": imports, "bundle_root": MOVABLE_ROOT}
+    made = {**own, **shared, "bundle_root": MOVABLE_ROOT}
+    words = set(re.findall(r"\w+", json.dumps(made)))
+    # Of what training imports, only what is used: the less a config runs, the fewer ask for `--trust`.
+    others = [line for line in train["imports"] if line not in own["imports"] and words & set(IMPORTED.findall(line))]
+    return {**made, "imports": [*own["imports"], *others]}
 
 
 def write_config(file: Path, config: Mapping[str, Any]) -> None:

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from rich.markup import escape
-
 from pipeline.comparison.artifacts import at_once, read_artifact
 from pipeline.comparison.choice import Metric, choose_best, choose_named, parse_metric
 from pipeline.comparison.comparison import Comparison, compare_entries
@@ -24,7 +22,7 @@ from pipeline.comparison.drawings import drawn_lines
 from pipeline.comparison.entries import Entry, Reader
 from pipeline.comparison.leaderboard import Best, best_runs
 from pipeline.comparison.side_by_side import opponents
-from pipeline.comparison.store import Store
+from pipeline.comparison.store import Store, TrackedRun
 from pipeline.comparison.terminal import (
     cases_csv,
     comparison_csv,
@@ -32,10 +30,13 @@ from pipeline.comparison.terminal import (
     made_table,
     make_console,
     print_comparison,
+    shown,
 )
-from pipeline.errors import InputError, did_you_mean
+from pipeline.errors import InputError, did_you_mean, visible
 from pipeline.slices import Slice, read_slices
 from pipeline.volumes.atomic import atomic_write_text
+
+logger = logging.getLogger(__name__)
 
 METRIC = "val/mean_dice"
 MOST_RUNS = 30
@@ -102,7 +103,7 @@ def compare(
     now = f"{datetime.now():%Y-%m-%d %H:%M}"
     page = comparison_page(found, title, _histories(store, found), _slices(store, found), now)
     atomic_write_text(folder / "comparison.html", page)
-    console.print(f"wrote {escape(str(folder / 'comparison.html'))}, comparison.csv, cases.csv")
+    console.print(f"wrote {shown(str(folder / 'comparison.html'))}, comparison.csv, cases.csv")
     return found
 
 
@@ -147,14 +148,14 @@ def leaderboard(
     if max(Counter((best.data, best.digest) for best in found).values()) > 1:
         console.print("rows of one list are of other cases (folds, or changed files): their scores do not rank them")
     for best in found:
-        console.print(f"[bold]{escape(best.data)}[/bold] {escape((best.digest or '')[:8])}", soft_wrap=True)
+        console.print(f"[bold]{shown(best.data)}[/bold] {shown((best.digest or '')[:8])}", soft_wrap=True)
         for line in (f"bundle: {best.bundle}", *best.commands):
-            console.print(f"  {escape(line)}", soft_wrap=True)
+            console.print(f"  {shown(line)}", soft_wrap=True)
     if folder is not None:
         texts = [[best.bundle, " && ".join(best.commands)] for best in found]
         lines = [[*row.values(), *text] for row, text in zip(rows, texts, strict=True)]
         atomic_write_text(folder / "leaderboard.csv", made_csv([*rows[0], "bundle", "commands"], lines))
-        console.print(f"wrote {escape(str(folder / 'leaderboard.csv'))}")
+        console.print(f"wrote {shown(str(folder / 'leaderboard.csv'))}")
     return found
 
 
@@ -168,7 +169,10 @@ class _Files:
     def __call__(self, entry: Entry, path: str) -> bytes | None:
         key = (entry.run.id, path)
         if key not in self._known:
-            self._known[key] = read_artifact(self._store, entry.run, path)
+            try:
+                self._known[key] = read_artifact(self._store, entry.run, path)
+            except (InputError, OSError):  # as good as not kept
+                self._known[key] = None
         return self._known[key]
 
 
@@ -250,8 +254,16 @@ def _slices(store: Store, found: Comparison) -> list[Mapping[str, Slice]]:
     """The slices of the baseline and of the best other run, of all their folds."""
 
     def of_row(entry: Entry) -> Mapping[str, Slice]:
-        contents = (read_artifact(store, run, f"evaluation/{found.metric.split}/slices.npz") for run in entry.sources)
-        return {case: kept for content in contents if content for case, kept in read_slices(content).items()}
+        return {case: kept for run in entry.sources for case, kept in of_run(run).items()}
+
+    def of_run(run: TrackedRun) -> Mapping[str, Slice]:
+        name = visible(run.name)
+        try:
+            content = read_artifact(store, run, f"evaluation/{found.metric.split}/slices.npz")
+        except (InputError, OSError) as error:
+            logger.warning(f"run '{name}': its pictures of cases cannot be read ({visible(error)}): shown without")
+            return {}
+        return {} if content is None else read_slices(content, f"run '{name}'")
 
     pair = opponents(found)
     return [] if pair is None else at_once(of_row, [row.entry for row in pair])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from types import TracebackType
 
-from pipeline.errors import find_input_error
+from pipeline.errors import InputError, find_input_error
 
 
 def explain_mistakes() -> None:
@@ -16,8 +17,18 @@ def explain_mistakes() -> None:
 
 def print_mistake(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print an InputError, also one that MONAI has wrapped, as one line; a bug keeps its traceback."""
-    problem = find_input_error(error)
+    problem = find_input_error(error) or _lost_worker(error)
     if problem is not None:
         print(f"error: {problem}", file=sys.stderr)
     elif not isinstance(error, KeyboardInterrupt):  # of which the run's own log line tells
         sys.__excepthook__(kind, error, trace)
+
+
+def _lost_worker(error: BaseException | None) -> InputError | None:
+    """Return what torch says of a loader's worker that was killed, as the user's problem."""
+    while error is not None:
+        if found := re.match(r"DataLoader worker \(pid \d+\) is (killed by signal: [\w ]+)", str(error)):
+            remedy = "mostly memory is short: give a smaller --num_workers, or close other programs; then --resume true"
+            return InputError(f"a worker that loads cases was {found[1].strip()}", remedy=remedy)
+        error = error.__cause__ or error.__context__
+    return None

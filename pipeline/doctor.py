@@ -6,17 +6,19 @@ import logging
 import os
 import platform
 import shutil
+import sqlite3
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, closing, contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from mlflow.exceptions import MlflowException
 from monai.bundle import ConfigWorkflow
 
 import pipeline
@@ -25,7 +27,7 @@ from pipeline.batch.memory import free_bytes
 from pipeline.datalists.datalist import save_data_list
 from pipeline.datalists.embedded import make_data_list
 from pipeline.errors import find_input_error
-from pipeline.mlflow_store import answers, is_remote, open_store, store_of
+from pipeline.mlflow_store import absolute, answers, first_line, is_remote, open_store, store_of, store_refuses
 from pipeline.networks.precision import has_bfloat16
 
 NEEDED = [
@@ -33,20 +35,22 @@ NEEDED = [
     *("tifffile", "imagecodecs", "pillow", "mlflow", "optuna"),
 ]
 EXTRAS = ("onnx", "onnxruntime", "openvino", "highdicom", "nvidia-ml-py")
-BUNDLE = Path("bundles/unet")  # as seen from the repository's root
+BUNDLE = Path("bundles/unet")  # as seen from the project's folder
+BUSY_FOR = 20  # seconds to wait for another process that writes to the store
 LEAST_MEMORY, LEAST_DISK = 2 * 2**30, 2**30  # bytes, to train the bundles as they are and to keep a run
 
 
 class Finding(NamedTuple):
-    """One line of the report; `sound` is None where there is nothing to judge."""
+    """One line of the report; `sound` is None where there is nothing to judge, or where nothing was tried."""
 
     sound: bool | None
     topic: str
     words: str
+    is_tried: bool = True
 
 
 def examine(uri: str | None = None, output_dir: str = "runs", bundle: str | Path = BUNDLE) -> bool:
-    """Print what this machine has, whether what a training needs works, and return whether all of it does.
+    """Print what this machine has, whether what a training needs works, and return whether all that was tried does.
 
     Args:
         uri: of the MLflow store.
@@ -61,13 +65,16 @@ def examine(uri: str | None = None, output_dir: str = "runs", bundle: str | Path
         ("MLflow", lambda: _store(store_of(uri))),
         ("training", lambda: _training(Path(bundle))),
     ]
-    broken = 0
+    broken, untried = 0, []
     for topic, check in checks:
         for finding in _attempt(topic, check):
             broken += finding.sound is False
+            untried += [] if finding.is_tried else [finding.topic]
             mark = {True: "ok", False: "!!", None: "  "}[finding.sound]
             print(f"{mark} {finding.topic:10} {finding.words}", flush=True)
-    print(f"\n{broken} of these need attention" if broken else "\nall is well", "(for a bug report, paste all of this)")
+    verdict = f"{broken} of these need attention" if broken else "all that was tried is well"
+    verdict += f"; not tried: {', '.join(untried)}" if untried else ""
+    print(f"\n{verdict} (for a bug report, paste all of this)")
     return not broken
 
 
@@ -121,24 +128,41 @@ def _memory() -> Iterator[Finding]:
 
 
 def _folders(output_dir: str) -> Iterator[Finding]:
-    for folder in dict.fromkeys((Path(output_dir), Path.cwd(), Path(tempfile.gettempdir()))):
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "unet-pipeline"
+    try:
+        cache = cache.expanduser()
+    except RuntimeError as error:  # there is no home
+        yield Finding(False, "folders", f"{cache}: {error}. Remedy: give XDG_CACHE_HOME")
+        cache = Path.cwd()
+    for folder in dict.fromkeys((Path(output_dir), Path.cwd(), Path(tempfile.gettempdir()), cache)):
         yield _writable(folder.absolute())
 
 
 def _writable(folder: Path) -> Finding:
-    """Write a file where the folder is, or would be made."""
-    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    """Say whether a file can be written to a folder, and how much room there is."""
+    if refusal := _refusal(folder):
+        return Finding(False, "folders", f"{folder}: nothing can be written here ({refusal}). Remedy: choose another")
+    free = shutil.disk_usage(_nearest(folder)).free
+    words = f"{folder}: can be written, {free / 2**30:.1f} GiB free"
+    return Finding(free >= LEAST_DISK, "folders", words if free >= LEAST_DISK else f"{words}. Remedy: make room")
+
+
+def _nearest(folder: Path) -> Path:
+    """Return a folder, or the one in which it would be made."""
+    return next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
+
+
+def _refusal(folder: Path) -> str | None:
+    """Write a file where a folder is, or a folder with a file where it would be made; return why that fails."""
+    place = _nearest(folder)
     try:
-        with tempfile.NamedTemporaryFile(dir=place) as file:
+        inner = tempfile.TemporaryDirectory(dir=place) if place != folder else nullcontext(place)
+        with inner as made, tempfile.NamedTemporaryFile(dir=made) as file:
             file.write(b"x" * 4096)
             file.flush()
     except OSError as error:
-        return Finding(
-            False, "folders", f"{folder}: nothing can be written here ({error.strerror}). Remedy: choose another"
-        )
-    free = shutil.disk_usage(place).free
-    words = f"{folder}: can be written, {free / 2**30:.1f} GiB free"
-    return Finding(free >= LEAST_DISK, "folders", words if free >= LEAST_DISK else f"{words}. Remedy: make room")
+        return error.strerror or str(error)
+    return None
 
 
 def _store(uri: str) -> Iterator[Finding]:
@@ -147,21 +171,52 @@ def _store(uri: str) -> Iterator[Finding]:
         words = f"no server answers at {uri}: runs wait in their folders for `python -m pipeline sync`"
         yield Finding(False, "MLflow", f"{words}. Remedy: start it, or check MLFLOW_TRACKING_URI")
         return
-    file = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not file.exists():
-        yield Finding(None, "MLflow", f"{uri}: not there yet, the first run makes it")
+    is_file = uri.startswith("sqlite:///")
+    file = Path(absolute(uri).removeprefix("sqlite:///").partition("?")[0])
+    if is_file and not file.exists():
+        refusal = _refusal(file.parent)
+        if refusal:
+            raise store_refuses(uri, f"it is not there, and cannot be made in {file.parent} ({refusal})")
+        yield Finding(True, "MLflow", f"{uri}: not there yet, the first run can make it")
         return
-    client, _ = open_store(uri, "Default")
-    count = len(client.search_experiments())
-    yield Finding(True, "MLflow", f"{uri}: {count} experiments, opened in {time.monotonic() - begun:.1f} s")
+    try:
+        if is_file:
+            _write_to_database(file)
+        client, experiment_id = open_store(uri, "Default")
+        count = len(client.search_experiments())
+        if not is_file:  # what is deleted, the store hides from all who do not ask for it
+            run = client.create_run(experiment_id, tags={"doctor": "a trial of this store"}, run_name="doctor")
+            client.set_terminated(run.info.run_id)
+            client.delete_run(run.info.run_id)
+    except (sqlite3.Error, MlflowException) as error:
+        raise store_refuses(uri, first_line(error)) from error
+    seconds = time.monotonic() - begun
+    yield Finding(True, "MLflow", f"{uri}: {count} experiments, opened and written to in {seconds:.1f} s")
+
+
+def _write_to_database(file: Path) -> None:
+    """Write to a SQLite file, and take it back."""
+    uri = f"{file.absolute().as_uri()}?mode=rw"
+    with closing(sqlite3.connect(uri, timeout=BUSY_FOR, isolation_level=None, uri=True)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("CREATE TABLE doctor (x)")
+        database.execute("ROLLBACK")
+
+
+def _config_of(bundle: Path) -> Path | None:
+    """Find a bundle's training as it is named, or in the project's folder where the package is run from there."""
+    for place in (Path(), Path(pipeline.__file__).parents[1]):
+        if (place / bundle / "configs" / "train.json").is_file():
+            return (place / bundle / "configs" / "train.json").absolute()
+    return None
 
 
 def _training(bundle: Path) -> Iterator[Finding]:
     """Train for two steps on pictures that are drawn for it, in a folder that is gone afterwards."""
-    config = bundle / "configs" / "train.json"
-    if not config.is_file():
-        words = f"not tried: there is no {config} here. Remedy: run this in the repository's root"
-        yield Finding(None, "training", words)
+    config = _config_of(bundle)
+    if config is None:
+        words = f"not tried: there is no {bundle} here. Remedy: run this in the project's folder, or give --bundle"
+        yield Finding(None, "training", words, is_tried=False)
         return
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
@@ -172,6 +227,7 @@ def _training(bundle: Path) -> Iterator[Finding]:
         ]
         save_data_list(replace(full, cases=tuple(cases)), folder / "cells.json")
         settings: dict[str, Any] = {
+            "bundle_root": str(config.parents[1]),
             "data_list": f"{scratch}/cells.json",
             "dataset_dir": f"{scratch}/data",
             "output_dir": f"{scratch}/runs",
@@ -180,7 +236,7 @@ def _training(bundle: Path) -> Iterator[Finding]:
             "batch_size": 1,
             "crops_per_case": 1,
         }
-        with _quiet():
+        with _quiet(), _within(folder):
             workflow = ConfigWorkflow(str(config), workflow_type="training", logging_file=False, **settings)
             workflow.initialize()
             workflow.run()
@@ -188,6 +244,20 @@ def _training(bundle: Path) -> Iterator[Finding]:
         weights = [*folder.glob("runs/*/models/model.pt")]
     words = f"two steps of {config}, validated and saved in {time.monotonic() - begun:.0f} s"
     yield Finding(bool(weights), "training", words if weights else f"{words}, but there are no weights")
+
+
+@contextmanager
+def _within(folder: Path) -> Iterator[None]:
+    """Let all that is written land in a folder, also MLflow's artifacts and what is remembered of a data set."""
+    earlier = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    try:
+        with chdir(folder):
+            yield
+    finally:
+        del os.environ["XDG_CACHE_HOME"]
+        if earlier is not None:
+            os.environ["XDG_CACHE_HOME"] = earlier
 
 
 @contextmanager

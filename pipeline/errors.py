@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from os import PathLike
+
+# What moves a terminal's cursor, renames its window or turns the order of letters; half a surrogate is left as it is.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+CONTROL_BUT_LINES = re.compile(f"(?![\\n\\t]){CONTROL.pattern}")
+
+FORMULA = ("=", "+", "-", "@", "\t", "\n")  # how a text begins that a spreadsheet computes
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 
 
 class InputError(ValueError):
@@ -27,10 +35,10 @@ class InputError(ValueError):
     ) -> None:
         self.reason, self.case, self.remedy = reason, case, remedy
         self.file = None if file is None else str(file)
-        where = [f"case '{case}'"] if case is not None else []
-        where += [f"file '{self.file}'"] if file is not None else []
+        where = [f"case '{visible(case)}'"] if case is not None else []
+        where += [f"file '{visible(file)}'"] if file is not None else []
         text = ", ".join(where) + (": " if where else "") + reason
-        super().__init__(text + (f". Remedy: {remedy}" if remedy else ""))
+        super().__init__(visible(text + (f". Remedy: {remedy}" if remedy else ""), lines=True))
 
     def __reduce__(self) -> tuple[object, ...]:
         # A loader's worker sends its error to the parent by pickle, which knows positional arguments only.
@@ -39,6 +47,29 @@ class InputError(ValueError):
 
 def _rebuild(reason: str, case: str | None, file: str | None, remedy: str | None) -> InputError:
     return InputError(reason, case=case, file=file, remedy=remedy)
+
+
+def visible(text: object, lines: bool = False) -> str:
+    r"""Return a text with its control characters in words, such as `\x1b`: a file's name can hold any of them.
+
+    Args:
+        text: a name, or whatever has one in it.
+        lines: leave the ends of lines and tabs as they are, as in a message of several lines.
+    """
+    return (CONTROL_BUT_LINES if lines else CONTROL).sub(_in_words, str(text))
+
+
+def plain_cell(text: str) -> str:
+    """Return a text for a CSV file that people open: behind an apostrophe where a spreadsheet would compute it.
+
+    "=HYPERLINK(1)" becomes "'=HYPERLINK(1)"; "-1.5" is a number and stays one. Control characters are in words.
+    """
+    text = visible(text, lines=True)
+    return f"'{text}" if text.startswith(FORMULA) and not NUMBER.fullmatch(text) else text
+
+
+def _in_words(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 def raise_all(problems: Sequence[InputError], title: str) -> None:

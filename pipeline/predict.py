@@ -26,14 +26,15 @@ from pipeline.batch.completion import Completion, digest_of
 from pipeline.batch.failures import log_failure, raise_failures
 from pipeline.batch.inputs import Input, find_inputs, shard
 from pipeline.batch.memory import Need, check_room, wants_room
-from pipeline.batch.stages import Outcome, run_stages, sigterm_interrupts
+from pipeline.batch.stages import Outcome, run_stages
 from pipeline.batch.summary import clashes, measure, write_summary
-from pipeline.errors import InputError, find_input_error
+from pipeline.errors import InputError, find_input_error, visible
 from pipeline.execution import prepare
 from pipeline.handlers.load_weights import load_weights, weights_file
 from pipeline.label_slabs import predict_labels, split_voxelwise, steps_of
 from pipeline.provenance import digest
 from pipeline.settings import WHERE_NOT_WHAT, read_config
+from pipeline.stop_signals import stopped_by_signals
 from pipeline.transforms.to_grid import ToGridd
 from pipeline.trust import check_config
 from pipeline.volumes.header import VolumeHeader
@@ -141,10 +142,10 @@ class FolderPredictor:
             reason = f"nothing can be written here ({error.strerror})"
             raise InputError(reason, file=self.output_dir, remedy="choose another output folder") from error
         try:
-            with sigterm_interrupts():
+            with stopped_by_signals():
                 for row in self._predicted(todo, completion, rows):
                     rows[row["case"]] = row
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             logger.warning("stopped before the end of the batch: run it again with --resume")
             raise
         finally:
@@ -268,14 +269,14 @@ class FolderPredictor:
             row |= outcome.result | {"outputs": [file.relative_to(self.output_dir).as_posix() for file in outputs]}
             if others := set(completion.leftovers(entry)) - set(outputs):
                 row["reason"] = f"not of this batch, but of an earlier one: {', '.join(sorted(map(str, others)))}"
-                logger.warning("case '%s': %s", entry.case, row["reason"])
+                logger.warning("case '%s': %s", visible(entry.case), row["reason"])
             try:
                 completion.mark_complete(entry, outputs, row)
             except (InputError, OSError) as failure:
                 error = failure
         if error is not None:
             return row | {"status": "failed", "reason": log_failure(entry.case, error, completion.leftovers(entry))}
-        logger.info("case '%s': done in %.1f s%s", entry.case, row["seconds"], progress)
+        logger.info("case '%s': done in %.1f s%s", visible(entry.case), row["seconds"], progress)
         return row
 
     @property

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
+import math
+import re
 import zipfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.volumes.atomic import atomic_path
 
+logger = logging.getLogger(__name__)
+
 Bytes = NDArray[np.uint8]
 MOST_CASES = 24  # that every run keeps, whatever it makes of them
 MOST_WORST = 3
 MOST_SIDE = 224  # pixels: 27 noisy slices of 224 x 224 are 1.4 MB
 MOST_BYTES = 2_000_000
+VERSION = b"\x93NUMPY\x01\x00"
+HEADER = re.compile(
+    rb"\{'descr': '([|<>](?:u1|f8|U[0-9]{1,6}))', 'fortran_order': (True|False), 'shape': \(([0-9, ]{0,40})\), \} *\n"
+)
+# What reading a damaged archive may raise: a zip has many places where one byte means another way of reading on.
+ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
+DAMAGE = (*ZIP_DAMAGE, ValueError, LookupError, TypeError, OverflowError, MemoryError)
 
 
 class Slice(NamedTuple):
@@ -95,16 +108,56 @@ def write_slices(file: Path, slices: Mapping[str, Slice]) -> None:
         temporary.write_bytes(content)
 
 
-def read_slices(content: bytes) -> dict[str, Slice]:
-    """Return the slices of an archive by case; of one that is damaged, or holds objects, none."""
+def read_slices(content: bytes, source: str = "") -> dict[str, Slice]:
+    """Return the slices of an archive by case; of one that is damaged, or none of ours, none, and a warning.
+
+    What each part says of itself is held against what is written here before its data is unpacked: memory holds what
+    an archive of ours can hold, whatever this one claims.
+
+    Args:
+        content: of the file.
+        source: whose it is, for the warning.
+    """
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {
-                str(case): Slice(float(archive[f"{position}/score"]), *_images(archive, position))
-                for position, case in enumerate(archive["cases"])
-            }
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+        return _read(content)
+    except DAMAGE as error:
+        whose = f"{source}: " if source else ""
+        logger.warning(f"{whose}its pictures of cases are damaged ({type(error).__name__}: {error}): shown without")
         return {}
+
+
+def _read(content: bytes) -> dict[str, Slice]:
+    if len(content) > MOST_BYTES or not content.startswith(b"PK"):
+        raise ValueError("no archive of slices")
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        found = {}
+        for position, case in enumerate(_part(archive.zip, "cases", "U", 1).tolist()):
+            score = _part(archive.zip, f"{position}/score", "f", 0)
+            planes = [_part(archive.zip, f"{position}/{name}", "u1", 2) for name in Slice._fields[1:]]
+            if len({plane.shape for plane in planes}) > 1:
+                raise ValueError(f"planes of {case!r} with several shapes")
+            found[case] = Slice(float(score), *planes)
+        return found
+
+
+def _part(archive: zipfile.ZipFile, name: str, kind: str, axes: int) -> NDArray[Any]:
+    """Return an array of an archive, if it is of this kind and has so many axes, none of them empty or too long."""
+    if archive.getinfo(f"{name}.npy").compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is compressed in another way")  # in one that unpacks all of it at once
+    with archive.open(f"{name}.npy") as stream:
+        begin = stream.read(10)
+        described = HEADER.fullmatch(stream.read(int.from_bytes(begin[8:], "little")))
+        if begin[:8] != VERSION or described is None or kind not in (dtype := described[1].decode()):
+            raise ValueError(f"{name} is no array as they are written here")
+        shape = [int(length) for length in described[3].replace(b",", b" ").split()]
+        longest = MOST_SIDE if axes == 2 else MOST_CASES + MOST_WORST
+        if len(shape) != axes or (axes == 2 and 0 in shape) or max(shape, default=0) > longest:
+            raise ValueError(f"{name} has the shape {tuple(shape)}")
+        size = np.dtype(dtype).itemsize * math.prod(shape)
+        if size > MOST_BYTES or len(data := stream.read(size + 1)) != size:  # to its end, where its checksum is
+            raise ValueError(f"{name} does not hold {size} bytes")
+    order: Literal["F", "C"] = "F" if described[2] == b"True" else "C"
+    return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
 def _archive(slices: Mapping[str, Slice]) -> bytes:
@@ -114,11 +167,6 @@ def _archive(slices: Mapping[str, Slice]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
-
-
-def _images(archive: Mapping[str, NDArray[Any]], position: int) -> Iterator[Bytes]:
-    for name in ("image", "truth", "prediction"):
-        yield archive[f"{position}/{name}"].astype(np.uint8)
 
 
 def _rank(case: str) -> str:

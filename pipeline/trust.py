@@ -7,8 +7,8 @@ import enum
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from pydoc import locate
 from types import ModuleType
 from typing import Any
 
@@ -16,38 +16,43 @@ import torch
 from monai.bundle import ComponentLocator, ConfigParser, ReferenceResolver
 
 from pipeline.errors import InputError, raise_all
+from pipeline.expression_size import Sizes, TooLargeError
 
 MODULES = ("monai", "torch", "ignite", "pipeline", "numpy", "math")
-# Modules whose classes compute with what they are given: none executes it, none asks the network, none but the writers
-# of images (pipeline.transforms) writes a file.
+# Modules that an import may name: those of the bundles here, and packages that are loaded in any case.
+IMPORTS = {"ignite", "math", "monai", "monai.data", "monai.inferers", "monai.networks", "monai.networks.nets"}
+IMPORTS |= {"monai.transforms", "monai.utils", "numpy", "torch", "torch.nn", "pipeline.bundle", "pipeline.predict"}
+IMPORTS |= {f"pipeline.datalists.{name}" for name in ("check", "datalist", "embedded")}
+IMPORTS |= {"pipeline.handlers.case_scores", "pipeline.inferers.sizes", "pipeline.losses.weighted"}
+IMPORTS |= {"pipeline.networks.compilation", "pipeline.networks.precision", "pipeline.transforms.to_grid"}
+# Modules whose classes compute with what they are given: to build or call one executes none of it, imports nothing
+# that it names, asks no network, and writes no file but for the writers of images (pipeline.transforms).
 CLASSES = (
-    "monai.inferers.inferer",
-    "monai.inferers.splitter",
-    "monai.inferers.merger",
-    "monai.losses.dice",
-    "monai.losses.focal_loss",
-    "monai.losses.tversky",
-    "monai.networks.blocks",
-    "monai.networks.layers",
+    *(f"monai.networks.blocks.{name}" for name in ("acti_norm", "activation", "aspp", "convolutions", "denseblock")),
+    *(f"monai.networks.blocks.{name}" for name in ("crossattention", "downsample", "dynunet_block", "mednext_block")),
+    *(f"monai.networks.blocks.{name}" for name in ("mlp", "patchembedding", "segresnet_block", "selfattention")),
+    *(f"monai.networks.blocks.{name}" for name in ("spatialattention", "squeeze_and_excitation", "transformerblock")),
+    *(f"monai.networks.blocks.{name}" for name in ("unetr_block", "upsample")),
+    *(f"monai.networks.layers.{name}" for name in ("drop_path", "simplelayers")),
     *(
         f"monai.networks.nets.{name}"
         for name in ("attentionunet", "basic_unet", "basic_unetplusplus", "dynunet", "unet")
     ),
     *(f"monai.networks.nets.{name}" for name in ("segresnet", "segresnet_ds", "unetr", "vnet")),
-    "monai.optimizers",
     "monai.transforms.compose",
-    *(f"monai.transforms.{kind}" for kind in ("croppad", "intensity", "post", "signal", "spatial")),
+    *(f"monai.transforms.{kind}" for kind in ("croppad", "intensity", "post", "spatial")),
     "pipeline.inferers",
     "pipeline.networks",
     "pipeline.transforms",
     "torch.nn.modules",
-    "torch.optim",
 )
 NOT = "SaveClassification"  # a table under any name
 SINGLE_CLASSES = {
     *(f"monai.data.dataset.{name}" for name in ("CacheDataset", "Dataset")),
     "monai.data.dataloader.DataLoader",
     "monai.engines.evaluator.SupervisedEvaluator",
+    *(f"monai.inferers.inferer.{name}" for name in ("SimpleInferer", "SliceInferer")),
+    *(f"monai.inferers.inferer.SlidingWindowInferer{kind}" for kind in ("", "Adapt")),  # PatchInferer imports by name
     *(f"monai.transforms.utility.dictionary.{name}" for name in ("EnsureChannelFirstd", "EnsureTyped", "CastToTyped")),
     "pipeline.handlers.load_weights.LoadWeights",
     "pipeline.predict.FolderPredictor",
@@ -64,6 +69,12 @@ FUNCTIONS = {
     "pipeline.predict.records",
     "pipeline.transforms.to_grid.described",
 }
+# Modules by which these are named too, and those of plain values: `monai.transforms.Compose`, `torch.float16`.
+HOLDERS = {name.rpartition(".")[0] for name in SINGLE_CLASSES | FUNCTIONS}
+HOLDERS |= {f"monai.{name}" for name in ("data", "engines", "inferers", "networks.blocks", "networks.layers")}
+HOLDERS |= {"monai.networks.nets", "monai.transforms", "torch", "torch.nn", "numpy", "math"}
+INNER = ("_", "test", "conftest")  # how parts begin that are no one else's business, and modules that run at import
+UNKNOWN = "it is not among what is known to be harmless"
 BUILTINS = {"abs", "all", "any", "bool", "dict", "enumerate", "filter", "float", "int", "len", "list", "map", "max"}
 BUILTINS |= {"min", "range", "reversed", "round", "set", "sorted", "str", "sum", "tuple", "zip"}
 METHODS = {"endswith", "get", "items", "join", "keys", "lower", "run", "split", "startswith", "to", "upper", "values"}
@@ -104,9 +115,9 @@ def _refusal(path: str, entry: str, reason: str, file: str | Path) -> InputError
 
 def _refused(config: Any, parser: ConfigParser) -> Iterator[tuple[str, str, str]]:
     """Yield path, content and reason of each entry that is not allowed."""
-    entries = list(_entries(config))
+    entries, sizes = list(_entries(config)), Sizes(config, _tree, LOCALS)
     imports = [(path, value) for path, value in entries if isinstance(value, str) and _is_import(value)]
-    names: dict[str, Any] = {name: module for name, module in parser.globals.items() if isinstance(module, ModuleType)}
+    names = {name: module.__name__ for name, module in parser.globals.items() if isinstance(module, ModuleType)}
     for path, value in imports:
         if reason := _import(value, names):
             yield path, value, reason
@@ -118,7 +129,7 @@ def _refused(config: Any, parser: ConfigParser) -> Iterator[tuple[str, str, str]
         elif value.startswith("%"):
             reason, shown = "a macro of a macro's file is not followed", value
         else:
-            reason, shown = _text(value, [path.replace("#", "::") for path, _ in imports], names), value
+            reason, shown = _text(value, [path.replace("#", "::") for path, _ in imports], names, sizes), value
         if reason:
             yield path, shown, reason
 
@@ -144,16 +155,31 @@ def _component(component: Mapping[str, Any], locator: ComponentLocator) -> str |
         return "its target is computed"
     if mode not in ("default", "callable"):
         return f"_mode_ is {mode!r}"
+    if component.get("_debug_"):
+        return "_debug_ would wait for a debugger"
     if component.get(FOLDER, f"@{FOLDER}") != f"@{FOLDER}":
         return f"{FOLDER} is not '@{FOLDER}', the folder that was asked for"
-    found = locator.get_component_module_name(target)
+    found = None if "." in target else locator.get_component_module_name(target)
     module = found[0] if isinstance(found, list) else found
     name = f"{module}.{target}" if module else target
-    if "." not in name:
-        return "no component of MONAI has this name"
+    return _named(name) if "." in name else "no component of MONAI has this name"
+
+
+def _named(name: str) -> str | None:
+    """Return why what a dotted name stands for may not be used: nothing is imported that its text does not allow."""
+    module, _, last = name.rpartition(".")
     if not _is_within(name, MODULES):
         return "its package is none of " + ", ".join(MODULES)
-    return _object(name, locate(name))
+    if any(part.startswith(INNER) for part in name.split(".")):
+        return "it is an inner part"
+    if module not in HOLDERS and not _is_within(module, CLASSES):
+        return UNKNOWN
+    try:
+        return _object(name, vars(import_module(module)).get(last))
+    except ModuleNotFoundError:
+        return "there is no such thing"
+    except Exception as error:
+        return f"its module cannot be imported ({type(error).__name__}: {error})"
 
 
 def _object(name: str, value: Any) -> str | None:
@@ -161,13 +187,13 @@ def _object(name: str, value: Any) -> str | None:
     if value is None:
         return "there is no such thing"
     own = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
-    if any(part.startswith("_") for part in (*name.split("."), *own.split("."))):
+    if any(part.startswith(INNER) for part in (*name.split("."), *own.split("."))):
         return "it is an inner part"
     if inspect.isclass(value) and (own in SINGLE_CLASSES or (_is_within(own, CLASSES) and NOT not in own)):
         return None
     if inspect.isroutine(value) and {name, own} & FUNCTIONS:
         return None
-    return None if isinstance(value, VALUES) else "it is not among what is known to be harmless"
+    return None if isinstance(value, VALUES) else UNKNOWN
 
 
 def _is_within(name: str, packages: Sequence[str]) -> bool:
@@ -178,8 +204,8 @@ def _is_import(text: str) -> bool:
     return bool(re.match(r"\$\s*(import|from)\s", text))
 
 
-def _import(text: str, names: dict[str, Any]) -> str | None:
-    """Note what an import names; return why it is not allowed."""
+def _import(text: str, names: dict[str, str]) -> str | None:
+    """Note what an import names; return why it is not allowed. Nothing is imported."""
     try:
         (statement,) = ast.parse(text[1:].strip()).body
     except (SyntaxError, ValueError):
@@ -189,17 +215,17 @@ def _import(text: str, names: dict[str, Any]) -> str | None:
     module, alias = statement.names[0].name, statement.names[0].asname
     if not _is_within(module, MODULES):
         return "its package is none of " + ", ".join(MODULES)
-    found = locate(module if alias else module.split(".")[0])
+    if module not in IMPORTS:
+        return f"'{module}' is none of the modules that an import may name"
     name = alias or module.split(".")[0]
-    if not isinstance(found, ModuleType):
-        return "there is no such module"
-    if name in BUILTINS | {LOCALS} or names.get(name, found) is not found:
+    found = module if alias else name
+    if name in BUILTINS | {LOCALS} or names.get(name, found) != found:
         return f"'{name}' means something else here"
     names[name] = found
     return None
 
 
-def _text(text: str, imports: Sequence[str], names: Mapping[str, Any]) -> str | None:
+def _text(text: str, imports: Sequence[str], names: Mapping[str, str], sizes: Sizes) -> str | None:
     """Return why a text that refers to other entries, or is computed, may not be; None where it may."""
     text = ReferenceResolver.normalize_id(text)
     references = [found[1:] for found in ReferenceResolver.id_matcher.findall(text)]
@@ -208,24 +234,40 @@ def _text(text: str, imports: Sequence[str], names: Mapping[str, Any]) -> str | 
         inner = f"{reference}::"
         if not all(reference.split("::")) or any(f"{path}::".startswith(inner) for path in imports):
             return f"'@{reference}' is no value"
-    return _expression(text, references, names) if text.startswith("$") else None
+    return _expression(text, names, sizes) if text.startswith("$") else None
 
 
-def _expression(text: str, references: Sequence[str], names: Mapping[str, Any]) -> str | None:
+def _expression(text: str, names: Mapping[str, str], sizes: Sizes) -> str | None:
     """Return why an expression may not be evaluated; None where it may."""
     if LOCALS in text:
         return f"'{LOCALS}' is an inner part"
-    written = ReferenceResolver.update_refs_pattern(text, dict.fromkeys(references, None))
     try:
-        tree = ast.parse(written[1:].strip(), mode="eval")
+        tree = _tree(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return "it is no expression"
+    try:
+        if (reason := _judged(tree, names)) is None:
+            sizes.check(text)
+        return reason
+    except (TooLargeError, RecursionError) as error:
+        return f"it is too large ({error})"
+
+
+def _judged(tree: ast.Expression, names: Mapping[str, str]) -> str | None:
     if any(LOCALS in text for text in _texts(tree)):
         return "a text holds a reference, which would end it"
     bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     if taken := sorted(bound & (names.keys() | BUILTINS | {LOCALS})):
         return f"'{taken[0]}' means something else here"
     return _node(tree, names, bound | {LOCALS})
+
+
+def _tree(text: str) -> ast.Expression:
+    """Return an expression's tree, with references as MONAI writes them: `@x` is `__local_refs['x']`."""
+    text = ReferenceResolver.normalize_id(text)
+    references = [found[1:] for found in ReferenceResolver.id_matcher.findall(text)]
+    written = ReferenceResolver.update_refs_pattern(text, dict.fromkeys(references, None))
+    return ast.parse(written[1:].strip(), mode="eval")
 
 
 def _texts(tree: ast.AST) -> Iterator[str]:
@@ -235,19 +277,18 @@ def _texts(tree: ast.AST) -> Iterator[str]:
             yield node.value
 
 
-def _node(node: ast.AST, names: Mapping[str, Any], plain: set[str]) -> str | None:
+def _node(node: ast.AST, names: Mapping[str, str], plain: set[str]) -> str | None:
     """Return why a part of an expression is not allowed.
 
     Args:
         node: the part.
-        names: what imports have named.
+        names: modules by the names that imports gave them.
         plain: names of values: of other entries, and what a comprehension runs over.
     """
     if isinstance(node, ast.Name):
         if node.id in plain or node.id in BUILTINS:
             return None
-        value = names.get(node.id)
-        return f"'{node.id}' is not known here" if value is None else _object(node.id, value)
+        return UNKNOWN if node.id in names else f"'{node.id}' is not known here"
     if isinstance(node, ast.Attribute):
         return _attribute(node, names, plain)
     if isinstance(node, ast.Call):
@@ -257,23 +298,18 @@ def _node(node: ast.AST, names: Mapping[str, Any], plain: set[str]) -> str | Non
     return _first(_node(child, names, plain) for child in ast.iter_child_nodes(node))
 
 
-def _attribute(node: ast.Attribute, names: Mapping[str, Any], plain: set[str]) -> str | None:
-    """Judge a part of a module by what it is, and a part of a value by its name."""
+def _attribute(node: ast.Attribute, names: Mapping[str, str], plain: set[str]) -> str | None:
+    """Judge what a module holds by what it is, and a part of a value by its name."""
     dotted = _dotted(node)
     if dotted is None or dotted[0] not in names:
         known = node.attr in ATTRIBUTES
         return (
             _node(node.value, names, plain) if known else f"'{node.attr}' is not among {', '.join(sorted(ATTRIBUTES))}"
         )
-    value: Any = names[dotted[0]]
-    for part in dotted[1:]:
-        if not isinstance(value, ModuleType):
-            return f"'{part}' is a part of a class"
-        value = getattr(value, part, None)
-    return _object(".".join((names[dotted[0]].__name__, *dotted[1:])), value)
+    return _named(".".join((names[dotted[0]], *dotted[1:])))
 
 
-def _call(node: ast.Call, names: Mapping[str, Any], plain: set[str]) -> str | None:
+def _call(node: ast.Call, names: Mapping[str, str], plain: set[str]) -> str | None:
     function = node.func
     inner = [*node.args, *(keyword.value for keyword in node.keywords)]
     dotted = _dotted(function)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError, find_input_error, raise_all
+from pipeline.errors import InputError, find_input_error, plain_cell, raise_all, visible
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,32 @@ def test_the_outermost_of_two_is_found():
     outer = InputError("outer")
     outer.__cause__ = InputError("inner")
     assert find_input_error(outer) is outer
+
+
+ODD = "esc\x1b[2J\x1b]0;owned\x07\x9b\u202e.png"
+IN_WORDS = r"esc\x1b[2J\x1b]0;owned\x07\x9b\u202e.png"
+
+
+def test_control_characters_of_names_are_words_in_the_message_alone():
+    error = InputError(f"beside {ODD}", case=f"two\nlines {ODD}", file=ODD, remedy=f"rename {ODD}")
+    case = rf"two\nlines {IN_WORDS}"
+    assert str(error) == f"case '{case}', file '{IN_WORDS}': beside {IN_WORDS}. Remedy: rename {IN_WORDS}"
+    assert (error.case, error.file) == (f"two\nlines {ODD}", ODD), "by which it is found"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_all_other_letters_are_left_as_they_are():
+    text = "".join(chr(code) for code in (*range(0x20, 0x7F), *range(0xA0, 0x600))) + "細胞 😀 \\x1b \udc9b"
+    assert visible(text).replace(r"\u061c", "\u061c") == text
+    assert visible("a\n\tb\r", lines=True) == "a\n\tb\\r"
+    assert visible("a\n\tb") == r"a\n\tb"
+
+
+@pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+cmd", "-cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "-", "=1"])
+def test_no_cell_is_computed(text):
+    assert plain_cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["-1.5", "+1e-3", "-inf", ".5", "a=1", "case-1", "", "'=1"])
+def test_numbers_and_other_texts_are_cells_as_they_are(text):
+    assert plain_cell(text) == text

@@ -2,6 +2,10 @@
 
 import hashlib
 import io
+import tracemalloc
+import zipfile
+from collections import Counter
+from random import Random
 
 import numpy as np
 import pytest
@@ -106,3 +110,116 @@ def test_a_damaged_file_gives_no_slices(damage, tmp_path):
         np.savez(buffer, cases=np.array([{"a": 1}], dtype=object))
         content = buffer.getvalue()
     assert read_slices({"cut": content[: len(content) // 2], "text": b"no archive"}.get(damage, content)) == {}
+
+
+SOUND = {"cases": np.array(["a"]), "0/score": np.float64(0.5)}
+SOUND |= {f"0/{name}": np.full((4, 5), value, np.uint8) for value, name in enumerate(("image", "truth", "prediction"))}
+
+
+def archive(**changed):
+    """An archive of one case with other parts."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{**SOUND, **changed})
+    return buffer.getvalue()
+
+
+WRONG = {
+    "a score of two numbers": {"0/score": np.zeros(2)},
+    "a score in words": {"0/score": np.array("x")},
+    "a score that is a date": {"0/score": np.array("2020-01-01", "M8[D]")},
+    "an image of one axis": {"0/image": np.zeros(5, np.uint8)},
+    "an image of three axes": {"0/image": np.zeros((2, 2, 2), np.uint8)},
+    "images without pixels": {f"0/{name}": np.zeros((0, 3), np.uint8) for name in ("image", "truth", "prediction")},
+    "an image that is too wide": {
+        f"0/{name}": np.zeros((1, 225), np.uint8) for name in ("image", "truth", "prediction")
+    },
+    "a truth of another shape": {"0/truth": np.zeros((9, 9), np.uint8)},
+    "a prediction of another shape": {"0/prediction": np.zeros((5, 4), np.uint8)},
+    "words for pixels": {"0/image": np.full((4, 5), "x")},
+    "complex pixels": {"0/image": np.zeros((4, 5), complex)},
+    "other numbers": {"0/image": np.zeros((4, 5), np.float64)},
+    "pixels with fields": {"0/image": np.zeros((4, 5), [("a", "i4"), ("b", "i4")])},
+    "a table of cases": {"cases": np.array([["a", "b"]])},
+    "a case by itself": {"cases": np.array("a")},
+    "more cases than there are": {"cases": np.array(["a", "b"])},
+    "too many cases": {"cases": np.array([str(number) for number in range(28)])},
+    "a name of a million letters": {"cases": np.array(["a" * 1_000_000])},
+}
+
+
+@pytest.mark.parametrize("changed", WRONG.values(), ids=list(WRONG))
+def test_what_is_not_written_here_gives_no_slices_and_one_warning(changed, caplog):
+    assert list(read_slices(archive())) == ["a"]
+    assert caplog.messages == []
+    assert read_slices(archive(**changed), "run 'x'") == {}
+    assert [message.split(" (")[0] for message in caplog.messages] == ["run 'x': its pictures of cases are damaged"]
+
+
+def test_planes_that_lie_in_memory_the_other_way_round_are_read():
+    tall = {f"0/{name}": np.asfortranarray(RNG.integers(0, 9, (4, 5)).astype(np.uint8)) for name in Slice._fields[1:]}
+    found = read_slices(archive(**tall))["a"]
+    for name in Slice._fields[1:]:
+        np.testing.assert_array_equal(getattr(found, name), tall[f"0/{name}"])
+
+
+def packed(parts, compression=zipfile.ZIP_DEFLATED):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as written:
+        for name, content in parts.items():
+            written.writestr(name, content)
+    return buffer.getvalue()
+
+
+def npy(shape, data=b"", version=b"\x01\x00", words=None):
+    header = (words or f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n").encode()
+    return b"\x93NUMPY" + version + len(header).to_bytes(2 if version[0] == 1 else 4, "little") + header + data
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        npy((4, 5), bytes(30_000_000)),
+        npy((5_000, 6_000), bytes(30_000_000)),
+        npy("()", version=b"\x02\x00", words=" " * 30_000_000),
+        npy("(" * 20_000),
+    ],
+    ids=["more than it says", "as much as it says", "a header of that size", "brackets without end"],
+)
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2], ids=["deflate", "bzip2"])
+def test_what_a_small_file_unpacks_to_is_not_unpacked(image, compression):
+    with zipfile.ZipFile(io.BytesIO(archive())) as sound:
+        parts = {name: sound.read(name) for name in sound.namelist()}
+    content = packed({**parts, "0/image.npy": image}, compression)
+    assert len(content) < MOST_BYTES
+    tracemalloc.start()
+    try:
+        assert read_slices(content) == {}
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_is_larger_than_any_written_here_is_not_looked_into():
+    content = archive()
+    assert list(read_slices(bytes(MOST_BYTES - len(content)) + content)) == [], "no archive from its first byte on"
+    assert read_slices(content + bytes(MOST_BYTES)) == {}
+
+
+def test_any_damage_gives_either_slices_or_none():
+    """Of 600 archives with up to three changed bytes, cut or doubled places."""
+    sound, random = archive(), Random(0)
+    changed = Counter()
+    for _ in range(600):
+        content = bytearray(sound)
+        for _ in range(random.choice([1, 1, 2, 3])):
+            content[random.randrange(len(content))] = random.randrange(256)
+        if random.random() < 0.2:
+            place, length = random.randrange(len(content)), random.randrange(1, 40)
+            content[place : place + length] = content[place : place + length] * random.choice([0, 2])
+        found = read_slices(bytes(content))
+        changed[len(found)] += 1
+        for kept in found.values():
+            assert {part.shape for part in kept[1:]} == {(4, 5)}
+            assert {part.dtype for part in kept[1:]} == {np.dtype(np.uint8)}
+    assert changed[0] > 300
+    assert changed.keys() <= {0, 1}

@@ -1,6 +1,9 @@
 """A config from elsewhere computes and builds what is known to be harmless, and nothing else."""
 
 import json
+import sys
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from pipeline.bundle import inference_config
 from pipeline.errors import InputError
 from pipeline.precision_record import prove
 from pipeline.predict import predict_with_bundle
-from pipeline.trust import check_config
+from pipeline.trust import CLASSES, HOLDERS, IMPORTS, _named, check_config
 
 ROOT = Path(__file__).parents[1]
 BUNDLES = ("unet", "unet3d")
@@ -27,7 +30,10 @@ def test_the_bundles_own_configs_are_allowed(bundle):
     check_config(parser, bundle)
 
 
-@pytest.mark.parametrize("overlay", sorted((ROOT / "bundles").glob("*/configs/*.yaml")), ids=lambda path: path.name)
+OVERLAYS = [*(ROOT / "bundles").glob("*/configs/*.yaml"), *(ROOT / "bundles").glob("*/configs/multi_gpu.json")]
+
+
+@pytest.mark.parametrize("overlay", sorted(OVERLAYS), ids=lambda path: path.name)
 def test_what_a_training_with_an_overlay_leaves_is_allowed(overlay):
     train = ConfigParser.load_config_files([str(overlay.with_name("train.json")), str(overlay)])
     if "foreground" in train:  # a run's own config has the numbers that it found in place of what computes them
@@ -90,7 +96,27 @@ ATTACKS = {
     "a missing class": {"_target_": "monai.transforms.NoSuchThing"},
     "a condition": {"_target_": "Compose", "_disabled_": "$__import__('os')"},
     "a function given to a class": {"_target_": "Lambda", "func": "$torch.hub.load"},
+    "a number without end": "$sum(range(1000000000000))",
+    "a list without end": "$[0]*99999999999",
+    "a width without end": "$f'{1:>9999999999}'",
+    "a width without end, as of old": "$'%9999999999d' % 1",
+    "brackets within brackets": "$" + "-" * 5000 + "1",
+    "a breakpoint": {"_target_": "Compose", "_debug_": True},
+    "states in any folder": {"_target_": "monai.optimizers.LearningRateFinder", "cache_dir": "/etc"},
+    "an array in any folder": {"_target_": "ZarrAvgMerger", "store": "/etc/x"},
+    "an import by a word": {"_target_": "PatchInferer", "merger_cls": "numpy.f2py.__main__.main"},
+    "a slide from anywhere": {"_target_": "WSISlidingWindowSplitter", "patch_size": 8},
+    "a compiler": {"_target_": "monai.networks.layers.gmm.GaussianMixtureModel", "channel_count": 1},
+    "a text encoder that downloads": {"_target_": "monai.networks.blocks.TextEncoder", "out_channels": 2},
+    "weights that are downloaded": {"_target_": "monai.networks.blocks.FCN", "pretrained": True},
 }
+
+
+def test_entries_that_double_one_another_are_refused():
+    config = {"a0": [0] * 10, **{f"a{n + 1}": f"$@a{n} + @a{n}" for n in range(40)}, "b": "@a40"}
+    with pytest.raises(InputError, match=r"entry 'a40' is not run, for it is too large") as caught:
+        check(config)
+    assert "entry 'a9' is" not in str(caught.value)
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=list(ATTACKS))
@@ -99,18 +125,68 @@ def test_each_attack_is_refused_with_its_place(attack):
         check({"a": [{"b": attack}], "x": 1})
 
 
+RUN_WHEN_IMPORTED = (
+    *("numpy.f2py.__main__", "numpy._core.tests.test_abc", "numpy.testing.print_coercion_tables"),
+    *("torch.testing._internal.common_utils", "torch.utils.benchmark.examples.fuzzer", "pipeline.__main__"),
+    *("monai.bundle.__main__", "monai.apps.auto3dseg.__main__", "ignite.contrib", "this", "antigravity"),
+)
+
+
+@pytest.mark.parametrize("module", RUN_WHEN_IMPORTED)
+def test_nothing_is_imported_to_find_out_what_it_is(module):
+    check({"a": {"_target_": "Compose"}, "b": "$torch.float16"})  # what every check loads
+    before = {name: id(loaded) for name, loaded in sys.modules.items()}
+    for entry in (f"$import {module} as x", {"_target_": f"{module}.main"}, {"_target_": module}, f"${module}.main"):
+        with pytest.raises(InputError, match=r"entry 'a' is not run"):
+            check({"a": entry})
+    assert {name: id(loaded) for name, loaded in sys.modules.items()} == before
+
+
+def test_a_module_that_cannot_be_imported_is_named(monkeypatch):
+    def fails(name):
+        raise OSError("a library is missing")
+
+    monkeypatch.setattr("pipeline.trust.import_module", fails)
+    with pytest.raises(InputError, match=r"entry 'a' is not run, for its module cannot be imported \(OSError: a lib"):
+        check({"a": {"_target_": "torch.nn.ReLU"}})
+
+
+def test_every_import_that_may_be_named_is_there():
+    for module in IMPORTS:
+        check({"imports": [f"$import {module} as x"]})
+        import_module(module)
+
+
+def test_no_class_that_may_be_built_asks_for_a_file_or_an_address():
+    """But for readers and writers of images, the loader of weights, and what a batch is made of."""
+    words = {"file", "filename", "path", "cache_dir", "store", "url", "uri", "pretrained", "model_name", "program"}
+    for module in (*CLASSES, *HOLDERS):
+        import_module(module)
+    modules = [name for name in list(sys.modules) if any(f"{name}.".startswith(f"{one}.") for one in CLASSES)]
+    classes = {found for name in modules for found in vars(sys.modules[name]).values() if isinstance(found, type)}
+    allowed = [found for found in classes if found.__module__ in modules and _named(_full(found)) is None]
+    allowed = [found for found in allowed if not issubclass(found, Exception)]
+    assert len(allowed) > 400
+    asking = {_full(found) for found in allowed if words & {*signature(found.__init__).parameters}}
+    assert asking == set()
+
+
+def _full(found):
+    return f"{found.__module__}.{found.__qualname__}"
+
+
 @pytest.mark.parametrize(
     "text", ["$@imports::0.run('x')", "$@imports#0.run('x')", "$@imports[0].run('x')", "@imports#0"]
 )
 def test_an_import_is_no_value(text):
     """A module that an allowed import has brought would give away all its functions."""
     with pytest.raises(InputError, match=r"entry 'a' is not run, for '@imports.*' is no value"):
-        check({"imports": ["$import monai.bundle as b"], "a": text})
+        check({"imports": ["$import monai.transforms as b"], "a": text})
 
 
 def test_a_macro_brings_no_import_as_a_value():
     with pytest.raises(InputError, match="'@b' is no value"):
-        check({"imports": ["$import monai.bundle as b"], "b": "%imports#0", "c": "$@b.run('x')"})
+        check({"imports": ["$import monai.transforms as b"], "b": "%imports#0", "c": "$@b.run('x')"})
 
 
 def test_all_refused_entries_are_named_at_once():
@@ -129,6 +205,7 @@ def test_all_refused_entries_are_named_at_once():
         '$f"{len(@x)} cases"',
         "$monai.transforms.Compose",
         "$[step for step in @x.transforms]",
+        "$[0] * len(@x) + [2 * n + 7 % 3 for n in range(1000)]",
         {"_target_": "torch.nn.ReLU"},
         {"_target_": "CacheDataset", "data": []},
         {"_target_": "pipeline.transforms.save_image.AtomicSaveImaged", "output_dir": "@output_dir"},

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import provenance
 from pipeline.batch.clock import STAGES
-from pipeline.batch.stages import sigterm_interrupts
+from pipeline.stop_signals import stopped_by_signals
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ def log_batch(
 ) -> str | None:
     """Keep a batch that has ended as a run in the store of `MLFLOW_TRACKING_URI`; return its id.
 
-    A store that does not answer or refuses loses this run and no more: it is said, and None returned. Ctrl-C or SIGTERM
-    comes after the run has been written, if that takes no more than a moment.
+    A store that does not answer or refuses loses this run and no more: it is said, and None returned. Ctrl-C, SIGTERM
+    or SIGHUP comes after the run has been written, if that takes no more than a moment.
 
     Args:
         params: such as `model`, `precision`, `cases`.
@@ -43,12 +43,12 @@ def log_batch(
         finally:
             written.set()
 
-    with sigterm_interrupts():
+    with stopped_by_signals():
         # In a thread, which no signal reaches: an interrupted SQLite session keeps its lock, and the run stays RUNNING.
         threading.Thread(target=write, name="mlflow-batch", daemon=True).start()
         try:
             written.wait()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             written.wait(STOPPED_WITHIN)
             raise
     return runs[0] if runs else None

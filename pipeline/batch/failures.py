@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
-from pipeline.errors import InputError, find_input_error
+from pipeline.errors import InputError, find_input_error, visible
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +26,10 @@ def log_failure(case: str, error: Exception, leftovers: Sequence[PathLike[str]] 
     cause = _cause(error)
     reason = f"{type(cause).__name__}: {cause}" if problem is None else str(problem)
     if problem is None or problem.case is None:
-        reason = f"case '{case}': {reason}"
+        reason = f"case '{visible(case)}': {reason}"
     if leftovers:
         reason += f". What an earlier batch made of this case is still there: {', '.join(map(str, leftovers))}"
+    reason = visible(reason, lines=True)
     logger.error(reason, exc_info=error if problem is None else None)
     return reason
 

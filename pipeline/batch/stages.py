@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -87,7 +84,7 @@ def run_stages(
                 reading = start(entries[number + 1])
             try:
                 outcome.run(predict)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):
                 if writing is not None:  # which is done all the same
                     yield writing.result()
                 raise
@@ -111,16 +108,3 @@ def _worker(name: str) -> ThreadPoolExecutor:
 def _use_one_thread() -> None:
     torch.get_num_threads()  # the first question of a thread sets its number to that of all
     torch.set_num_threads(1)
-
-
-@contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Let a SIGTERM, as a cluster or a service manager sends it, end the block as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
-        yield
-        return
-    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)

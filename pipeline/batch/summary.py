@@ -13,7 +13,7 @@ import numpy as np
 from monai.utils import ImageMetaKey, convert_to_numpy
 
 from pipeline.batch.clock import STAGES
-from pipeline.errors import InputError
+from pipeline.errors import InputError, plain_cell
 from pipeline.volumes.atomic import atomic_write_bytes, write_json
 from pipeline.volumes.reading import has_geometry
 from pipeline.volumes.voxels import count_labels
@@ -53,6 +53,8 @@ def measure(item: Mapping[Hashable, Any], class_names: Sequence[str]) -> dict[st
 
 def write_summary(stem: str | PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as ``<stem>.csv`` and ``<stem>.json``, sorted by case; each file appears whole or not at all.
+
+    The table is for people and their spreadsheets (`plain_cell`); the JSON has every name as it is.
 
     Args:
         stem: path without a suffix, such as ``out/summary`` or ``out/summary-0-of-4``.
@@ -106,7 +108,9 @@ def _plain(value: Any) -> Any:
 
 
 def _cell(name: str, value: Any) -> Any:
-    return (" x " if name in GRID else "; ").join(map(str, value)) if isinstance(value, list) else value
+    if isinstance(value, list):
+        value = (" x " if name in GRID else "; ").join(map(str, value))
+    return plain_cell(value) if isinstance(value, str) else value
 
 
 def _short(value: float) -> float:

@@ -13,24 +13,32 @@ from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
 
 from pipeline.comparison.store import Store, TrackedRun
+from pipeline.errors import InputError
 
 THREADS = 8
+MOST_BYTES = 100_000_000  # of a table of cases, a data list or pictures: a hundred times what large ones have
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
 def read_artifact(store: Store, run: TrackedRun, path: str) -> bytes | None:
-    """Return the content of one of a run's files, None where it has none of that name."""
+    """Return the content of one of a run's files, None where it has none of that name; a huge one is an InputError."""
     folder = local_folder(run)
     if folder is not None:
         file = folder / path
-        return file.read_bytes() if file.is_file() else None
+        return _content(file) if file.is_file() else None
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            return Path(store.client.download_artifacts(run.id, path, temporary)).read_bytes()
+            return _content(Path(store.client.download_artifacts(run.id, path, temporary)))
         except (MlflowException, OSError):  # most stores tell a missing file only by failing
             return None
+
+
+def _content(file: Path) -> bytes:
+    if (size := file.stat().st_size) > MOST_BYTES:
+        raise InputError(f"its file {file.name} has {size} bytes, more than any that is written here")
+    return file.read_bytes()
 
 
 def local_folder(run: TrackedRun) -> Path | None:

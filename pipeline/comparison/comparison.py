@@ -190,7 +190,7 @@ def _listed(content: bytes | None) -> dict[str, str]:
     try:
         cases = json.loads(content or b"{}").get("cases", [])
         return {case["id"]: json.dumps([case["image"], case.get("label")]) for case in cases}
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return {}
 
 

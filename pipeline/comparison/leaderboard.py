@@ -97,9 +97,10 @@ def reproduction(entry: Entry) -> list[str]:
     commands = []
     if commit := run.tags.get("mlflow.source.git.commit"):
         changed = "  # and changes that were not committed" if run.tags.get("git.dirty") == "true" else ""
-        commands.append(f"git checkout {commit[:12]}{changed}")
+        commands.append(f"git checkout {shlex.quote(commit[:12])}{changed}")
     if folder is None:
-        commands.append(f"mlflow artifacts download --run-id {run.id} --artifact-path bundle --dst-path {run.id[:8]}")
+        where = ["--run-id", run.id, "--artifact-path", "bundle", "--dst-path", run.id[:8]]
+        commands.append(f"mlflow artifacts download {shlex.join(where)}")
     config = f"{folder or run.id[:8]}/bundle/configs/train.json"
     words = ["--config_file", config, "--run_name", f"{run.name}-again"]
     commands.append(f"python -m monai.bundle run training {shlex.join(words)}")

@@ -27,6 +27,8 @@ def read_table(content: bytes) -> Table:
         if "case" not in (reader.fieldnames or ()):
             raise ValueError("no column 'case'")
         rows = list(reader)
+        if any(row["case"] is None for row in rows):
+            raise ValueError("a row is cut short")
         contents = {row["case"]: digest for row in rows if (digest := row.pop("data", ""))}
         return Table({row.pop("case"): {name: _number(text) for name, text in row.items()} for row in rows}, contents)
     except (ValueError, TypeError, csv.Error) as error:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from pipeline.comparison.comparison import Comparison, Row
 from pipeline.comparison.comparison_page import answer, main_rows, titles
+from pipeline.errors import plain_cell, visible
 from pipeline.pages.page import Cell
 
 STYLES = {"better": "bold blue", "worse": "yellow", "baseline": "bold", "not comparable": "dim"}
@@ -26,15 +27,20 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
 
 
+def shown(text: str) -> str:
+    """Return a text that a terminal prints as it is: its brackets are no markup, its control characters words."""
+    return escape(visible(text))
+
+
 def print_comparison(console: Console, comparison: Comparison, title: str) -> None:
     """Print what was found, the table, and what is to be said of it."""
     hidden = titles(comparison)[MOST_SETTINGS:]
     rows = [{key: value for key, value in row.items() if key not in hidden} for row in main_rows(comparison)]
     console.print(made_table(title, rows, [STYLES.get(row.verdict, "") for row in comparison.rows]))
     for line in answer(comparison):
-        console.print(escape(line))
+        console.print(shown(line))
     for note in comparison.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}")
+        console.print(f"[yellow]note:[/yellow] {shown(note)}")
     if hidden:
         console.print(f"{len(hidden)} more settings differ: see the page or the CSV")
 
@@ -47,13 +53,13 @@ def made_table(title: str, rows: Sequence[Mapping[str, Any]], styles: Sequence[s
         rows: values by column; all have the same columns.
         styles: one for each row.
     """
-    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    table = Table(title=shown(title), title_justify="left", title_style="bold")
     for name in rows[0] if rows else []:
         is_number = any(isinstance(row[name], Cell | int | float) for row in rows)
-        table.add_column(escape(name), justify="right" if is_number else "left", overflow="fold")
+        table.add_column(shown(name), justify="right" if is_number else "left", overflow="fold")
     for place, row in enumerate(rows):
         style = styles[place] if styles else ""
-        table.add_row(*(escape(_text(value)) for value in row.values()), style=style)
+        table.add_row(*(shown(_text(value)) for value in row.values()), style=style)
     return table
 
 
@@ -73,12 +79,21 @@ def cases_csv(comparison: Comparison) -> str:
 
 
 def made_csv(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
-    """Return lines as CSV; None and nan are empty. Two columns may have one name, for a run may be called "case"."""
+    """Return lines as CSV; None and nan are empty. Two columns may have one name, for a run may be called "case".
+
+    No text is one that a spreadsheet would compute: see `plain_cell`.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(["" if value is None or value != value else value for value in line] for line in lines)
+    writer.writerow([_cell(name) for name in header])
+    writer.writerows([_cell(value) for value in line] for line in lines)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if value is None or value != value:
+        return ""
+    return plain_cell(value) if isinstance(value, str) else value
 
 
 def _numbers(row: Row, comparison: Comparison) -> dict[str, Any]:

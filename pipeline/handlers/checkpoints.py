@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -128,10 +129,8 @@ class Checkpoints:
 
     def _complete_save(self, engine: Workflow) -> None:
         """Write the best weights where a kill came between the checkpoint, which has them too, and their own file."""
-        if engine.state.rank != 0 or self.evaluator.state.best_metric_epoch not in (-1, engine.state.epoch):
-            return
-        model, checkpoint = self.run.best_model, self.run.last_checkpoint
-        if not model.exists() or model.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns:
+        is_best = self.evaluator.state.best_metric_epoch in (-1, engine.state.epoch)
+        if engine.state.rank == 0 and is_best and not _holds(self.run.best_model, self.network.state_dict()):
             self._save_model()
 
     def _check_kinds(self, state: dict[str, Any]) -> None:
@@ -154,6 +153,18 @@ class Checkpoints:
 def rows_of(history: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of a checkpoint's history, which earlier versions saved as they are."""
     return history if isinstance(history, list) else [json.loads(line) for line in history.splitlines()]
+
+
+def _holds(file: Path, weights: dict[str, Any]) -> bool:
+    """Return whether a file has these weights: by what is in it, for a copy of a run has other times."""
+    try:
+        saved = read_tensors(file)
+    except InputError:
+        return False
+    return saved.keys() == weights.keys() and all(
+        torch.equal(saved[name], value.cpu()) if isinstance(value, torch.Tensor) else saved[name] == value
+        for name, value in weights.items()
+    )
 
 
 def _follow_config(state: dict[str, Any], now: dict[str, Any]) -> bool:

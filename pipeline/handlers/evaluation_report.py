@@ -23,6 +23,7 @@ from pipeline.handlers.mlflow_run import origin, params, records_of
 from pipeline.report import ExtremeVolumes, origin_facts, write_report
 from pipeline.run_folder import read_facts
 from pipeline.slices import KeptSlices, write_slices
+from pipeline.stop_signals import stopped_by_signals
 from pipeline.tracking import Tracking
 from pipeline.volumes.atomic import atomic_write_text
 from pipeline.volumes.contents import case_digest
@@ -159,12 +160,23 @@ class EvaluationReport:
             return
         if facts.get("mlflow_run_id") and facts.get("mlflow_uri") == self.tracking.uri:
             tags["mlflow.parentRunId"] = facts["mlflow_run_id"]
-        self.tracking.start(title, tags, params=params(self.config), folder=folder)
-        self.tracking.metrics({f"{self.split}/{name}": value for name, value in self.engine.state.metrics.items()}, 0)
-        for file in files:
-            self.tracking.artifact(file, f"evaluation/{self.split}")
-        if not self.tracking.end():
-            logger.warning("what MLflow lacks stands in %s", folder)
+        with stopped_by_signals():
+            if not self._track(self.tracking, title, tags, folder, files):
+                logger.warning("what MLflow lacks stands in %s", folder)
+
+    def _track(self, to: Tracking, title: str, tags: Mapping[str, str], folder: Path, files: Sequence[Path]) -> bool:
+        """Give MLflow a run that is closed whatever comes; return whether nothing is lost."""
+        try:
+            to.start(title, tags, params=params(self.config), folder=folder)
+            to.metrics({f"{self.split}/{name}": value for name, value in self.engine.state.metrics.items()}, 0)
+            for file in files:
+                to.artifact(file, f"evaluation/{self.split}")
+            return to.end()
+        except Exception:
+            to.end("FAILED")
+            raise
+        finally:
+            to.end("KILLED")  # where the user or a signal came before the end
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

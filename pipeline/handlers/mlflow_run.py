@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from ignite.engine import Events
@@ -18,6 +17,7 @@ from pipeline import provenance
 from pipeline.bundle import flatten
 from pipeline.handlers.checkpoints import best_of
 from pipeline.run_folder import RunFolder, read_facts
+from pipeline.stop_signals import stopped_by_signals, told_to_stop
 from pipeline.tracking import Tracking
 from pipeline.volumes.contents import data_digest
 
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 class MLflowRun:
     """Follow a trainer from start to end: params, tags, loss per iteration, scores per epoch, and how it ended.
 
-    A crash ends the run as FAILED, a SIGTERM or Ctrl-C as KILLED; a resumed training continues its own run. What the
-    store lacks waits in the run's folder, which remembers that the training is complete.
+    A crash ends the run as FAILED; SIGTERM, SIGHUP or Ctrl-C as KILLED. A resumed training continues its own run. What
+    the store lacks waits in the run's folder, which remembers that the training is complete.
 
     Args:
         tracking: the run to feed.
@@ -50,7 +50,7 @@ class MLflowRun:
     ) -> None:
         self.tracking, self.run, self.config, self.evaluator = tracking, run, config, evaluator
         self.data_list, self.tags = data_list, dict(tags or {})
-        self._terminated = False
+        self._signals = ExitStack()
         self._known_id: str | None = None
 
     def attach(self, engine: Workflow) -> None:
@@ -64,8 +64,7 @@ class MLflowRun:
     def _start(self, engine: Workflow) -> None:
         if engine.state.rank != 0:
             return
-        if threading.current_thread() is threading.main_thread():
-            self._earlier_handler = signal.signal(signal.SIGTERM, self._terminate)
+        self._signals.enter_context(stopped_by_signals())
         records = [*records_of(engine), *records_of(self.evaluator)]
         tags = origin(engine.state.device, self.data_list, {**self.tags, "run_folder": self.run.path}, records)
         known = read_facts(self.run.path) if self.run.resume else {}
@@ -105,7 +104,8 @@ class MLflowRun:
 
     def _crash(self, engine: Workflow, error: BaseException) -> None:
         # Engines swallow what an EXCEPTION_RAISED handler does not raise again.
-        stopped_by = "SIGTERM" if self._terminated else "the user" if isinstance(error, KeyboardInterrupt) else None
+        told = signal.SIGINT if isinstance(error, KeyboardInterrupt) else told_to_stop()
+        stopped_by = "the user" if told == signal.SIGINT else told.name if told else None
         if stopped_by and engine.state.rank == 0:
             logger.warning("stopped by %s; continue with --resume true --run_name %s", stopped_by, self.run.path.name)
         self.tracking.tag(error=f"{type(error).__name__}: {error}"[:5000])
@@ -120,12 +120,7 @@ class MLflowRun:
         if is_kept and status == "FINISHED" and engine.state.rank == 0:
             self.run.remember(completed_epoch=engine.state.epoch)
         self.run.release()
-        if "_earlier_handler" in self.__dict__:
-            signal.signal(signal.SIGTERM, self._earlier_handler)
-
-    def _terminate(self, number: int, frame: FrameType | None) -> None:
-        self._terminated = True
-        raise SystemExit(128 + number)
+        self._signals.close()
 
 
 def params(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,8 +32,8 @@ class Study:
     """A sweep's trials, known to the user by their number 0, 1, ...: its place in the order of points.
 
     A trial that a kill cut short is closed as failed, and its point is queued again under the same number; Optuna's own
-    number of that second attempt is another. Points of a grid or at random are queued one at a time as well, so that
-    any number of processes and kills work through the same points in the same order.
+    number of that second attempt is another. All other trials are queued one at a time as well, so that any number of
+    processes and kills work through the same points in the same order.
 
     SQLite lets two processes take the same queued trial, so that on one machine they take trials under a file lock.
 
@@ -97,22 +97,24 @@ class Study:
 
     def claim(self) -> optuna.Trial | None:
         """Return the next trial, which is this process's from now on; None when all have been handed out."""
+        process = _this_process()
         with self.lock:
-            trials = self.trials()
-            number = len(trials)
-            if not any(trial.state == TrialState.WAITING for trial in trials):
+            queued = next(iter(self.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,))), None)
+            # What is running says whose it is from its first moment on, for a kill may come at any.
+            if queued is not None:
+                number = queued.user_attrs["number"]
+                self.optuna._storage.set_trial_user_attr(queued._trial_id, "process", process)
+            else:
+                trials = self.trials()
+                number = len(trials)
                 if number >= self.sweep.total or self._has_all(trials):
                     return None
-                if self.points is not None:
-                    self.optuna.enqueue_trial(self.points[number], user_attrs={"number": number})
+                point = {} if self.points is None else self.points[number]  # of {} the sampler draws all
+                self.optuna.enqueue_trial(point, user_attrs={"number": number, "process": process})
             name, options = self.sweep.sampler
             if name == "tpe":  # seeded for each trial, so that a sweep which was killed goes on as one that was not
                 self.optuna.sampler = optuna.samplers.TPESampler(**options, seed=self.sweep.seed + number)
-            trial = self.optuna.ask(self.distributions)
-            if "number" not in trial.user_attrs:
-                trial.set_user_attr("number", number)
-            trial.set_user_attr("process", _this_process())
-            return trial
+            return self.optuna.ask(self.distributions)
 
     def twin(self, trial: optuna.Trial) -> FrozenTrial | None:
         """Return the earlier trial of the same point, once it has ended; None where there is none."""
@@ -148,17 +150,23 @@ class Study:
                     optuna.Trial(self.optuna, trial_id).set_user_attr("reason", reason)
                 else:
                     known: dict[str, Any] = {"number": number, "attempts": attempts}
-                    point = trial.params if self.points is None else self.points[number]
+                    is_drawn = len(trial.params) == len(self.distributions)  # else it was killed among its draws
+                    point = self.points[number] if self.points is not None else trial.params if is_drawn else {}
                     self.optuna.enqueue_trial(point, user_attrs=known)
             self.optuna.tell(trial.number, state=TrialState.FAIL)
 
     def put_back_of_process(self, pid: int) -> bool:
         """Put back what a process of this machine that has ended was training; return whether there was something."""
         running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        lost = [trial for trial in running if trial.user_attrs.get("process", {}).get("pid") == pid]
+        lost = [trial for trial in running if _is_of(trial, pid)]
         for trial in lost:
             self.put_back(trial)
         return bool(lost)
+
+    def has_begun(self, pid: int) -> bool:
+        """Return whether a process of this machine ever had a trial."""
+        attempts = self.optuna.get_trials(deepcopy=False)
+        return any(_is_of(trial, pid) for trial in attempts if trial.state != TrialState.WAITING)
 
     def _has_all(self, trials: list[FrozenTrial]) -> bool:
         """Whether a finite space has no point left that was not handed out."""
@@ -219,6 +227,11 @@ def _refuse_changes(then: dict[str, Any], now: dict[str, Any]) -> None:
 
 def _this_process() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def _is_of(trial: FrozenTrial, pid: int) -> bool:
+    process = trial.user_attrs.get("process", {})
+    return process.get("host") == socket.gethostname() and process["pid"] == pid
 
 
 def _wait_for_end(trial: FrozenTrial) -> None:

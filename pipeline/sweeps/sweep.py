@@ -16,12 +16,13 @@ from pipeline.errors import InputError
 from pipeline.handlers.case_scores import mean_scores
 from pipeline.handlers.mlflow_run import origin
 from pipeline.journal import NAME
+from pipeline.stop_signals import stopped_by_signals
 from pipeline.sweeps.config_check import Training, check_config
 from pipeline.sweeps.results import counts, print_summary, ranked, write_table
 from pipeline.sweeps.study import Study, make_folder, trial_name
 from pipeline.sweeps.sweep_file import Sweep, read_sweep, without_passwords
 from pipeline.sweeps.trial import TABLES, Parent, read_cases
-from pipeline.sweeps.work import stopped_by_sigterm, work, work_in_processes
+from pipeline.sweeps.work import work, work_in_processes
 from pipeline.sync import sync
 from pipeline.tracking import Tracking
 from pipeline.volumes.atomic import atomic_write_text
@@ -44,7 +45,7 @@ def run_sweep(file: str | Path, workers: int = 1, trials: int | None = None) -> 
         raise InputError(f"{workers} workers", remedy="give a whole number, 1 or more")
     sweep = read_sweep(file, trials)
     first = check_config(sweep, file)
-    with _only_one(sweep), stopped_by_sigterm():
+    with _only_one(sweep), stopped_by_signals():
         study = Study(sweep)
         study.begin()
         atomic_write_text(sweep.folder / "sweep.yaml", without_passwords(Path(file).read_text()))

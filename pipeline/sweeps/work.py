@@ -9,17 +9,18 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from types import FrameType
 
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.errors import find_input_error
+from pipeline.errors import InputError, find_input_error
+from pipeline.stop_signals import stopped_by_signals
 from pipeline.sweeps.failure import reason_of
 from pipeline.sweeps.results import progress_line, write_table
 from pipeline.sweeps.study import Study
@@ -29,6 +30,7 @@ from pipeline.sweeps.trial import Parent, SweepTrial
 logger = logging.getLogger(__name__)
 
 STOPPED_WITHIN = 15  # seconds for a worker to close its run when it is told to stop
+KILLED_TOO_OFTEN = 3  # workers of one place in a row that did not come to a trial
 
 
 def work(sweep: Sweep, parent: Parent, workers: int = 1) -> None:
@@ -65,7 +67,7 @@ def _train(study: Study, of_sweep: SweepTrial) -> None:
         state, status, reason = TrialState.FAIL, "FAILED", reason_of(error)
         if find_input_error(error) is None:  # no mistake in the sweep's settings: the place may help
             logger.warning("trial %d failed", trial.user_attrs["number"], exc_info=True)
-    except BaseException:  # the user, or SIGTERM
+    except BaseException:  # the user, SIGTERM or SIGHUP
         of_sweep.end("KILLED")
         study.put_back(trial, is_asked_for=True)
         raise
@@ -84,11 +86,12 @@ def _repeat(study: Study, trial: optuna.Trial, twin: FrozenTrial) -> None:
 
 
 def work_in_processes(study: Study, parent: Parent, workers: int) -> None:
-    """Let several processes work; one that dies is replaced, and its trial queued again.
+    """Let several processes work; one that is killed is replaced, and its trial queued again.
 
     Each is started afresh (spawned), as CUDA wants it, and ends with this process.
     """
     context = multiprocessing.get_context("spawn")
+    in_vain: Counter[int] = Counter()  # by place, workers in a row that were killed before they had a trial
 
     def start(place: int) -> BaseProcess:
         process = context.Process(target=_worker, args=(study.sweep, parent, workers, place), name=f"sweep-{place}")
@@ -106,12 +109,29 @@ def work_in_processes(study: Study, parent: Parent, workers: int) -> None:
                     del running[place]
                     if process.exitcode == 0:
                         continue
-                    if not study.put_back_of_process(process.pid or 0):
-                        raise RuntimeError(f"a worker ended with status {process.exitcode}; what it said stands above")
-                    logger.warning("a worker was killed (%s); its trial begins again", _ending(process.exitcode))
+                    in_vain[place] = _put_back(study, process, in_vain[place])
                     running[place] = start(place)
         finally:
             _stop(list(running.values()))
+
+
+def _put_back(study: Study, process: BaseProcess, in_vain: int) -> int:
+    """Queue what a worker that died was training; return how many in a row have died before they had a trial.
+
+    An error says that another worker would come to the same end.
+    """
+    pid, how = process.pid or 0, _ending(process.exitcode or 0)
+    had_trial = study.put_back_of_process(pid)
+    if not had_trial and not how.startswith("SIG"):
+        raise RuntimeError(f"a worker ended with {how}; what it said stands above")
+    in_vain = 0 if study.has_begun(pid) else in_vain + 1
+    if in_vain == KILLED_TOO_OFTEN:
+        raise InputError(
+            f"{KILLED_TOO_OFTEN} workers in a row were killed ({how}) before they came to a trial",
+            remedy="mostly memory is short: give fewer --workers, or close other programs",
+        )
+    logger.warning("a worker was killed (%s); %s", how, "its trial begins again" if had_trial else "another one begins")
+    return in_vain
 
 
 def _worker(sweep: Sweep, parent: Parent, workers: int, place: int) -> None:
@@ -120,7 +140,7 @@ def _worker(sweep: Sweep, parent: Parent, workers: int, place: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the first process too, which stops this one
-    with stopped_by_sigterm():
+    with stopped_by_signals():
         work(sweep, parent, workers)
 
 
@@ -145,7 +165,9 @@ def _stop(processes: list[BaseProcess]) -> None:
 
 
 def _ending(exitcode: int) -> str:
-    return signal.Signals(-exitcode).name if exitcode < 0 else f"status {exitcode}"
+    """Return "SIGTERM" for -15, and for 128 + 15, by which a worker that is told to stop says so; else the status."""
+    number = -exitcode if exitcode < 0 else exitcode - 128
+    return signal.Signals(number).name if number in set(signal.Signals) else f"status {exitcode}"
 
 
 def _visible_devices() -> list[str]:
@@ -167,18 +189,3 @@ def _shared_cores(workers: int) -> Iterator[None]:
     finally:
         for key in added:
             del os.environ[key]
-
-
-@contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end this process by an exception, so that runs are closed and trials put back."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    earlier = signal.signal(signal.SIGTERM, stop) if threading.current_thread() is threading.main_thread() else None
-    try:
-        yield
-    finally:
-        if earlier is not None:
-            signal.signal(signal.SIGTERM, earlier)

@@ -99,6 +99,11 @@ def stack_series(path: str | os.PathLike[str], spatial_dims: int) -> tuple[list[
     if spatial_dims == 2 and len(files) > 1:
         raise InputError(f"holds {len(files)} images; this bundle takes 2D images", remedy="name one of the files")
     order, affine = stack(files, flat=spatial_dims == 2)
+    unmeasured = next((file for file in files if not file.measured), None)
+    if unmeasured is not None and spatial_dims == 3:
+        reason = "does not say how far its pixels are apart in the patient (PixelSpacing)"
+        remedy = "convert the series with its geometry, or use a 2D bundle"
+        raise InputError(reason, file=unmeasured.path, remedy=remedy)
     return [files[index] for index in order], affine
 
 

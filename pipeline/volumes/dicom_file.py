@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -12,10 +14,13 @@ import numpy as np
 import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
+from pydicom.filereader import read_dataset, read_file_meta_info
+from pydicom.tag import Tag
+from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, RLELossless
 
 from pipeline.errors import InputError
 from pipeline.volumes.dicom_geometry import Placed, are_right_angles
-from pipeline.volumes.header import RESTORE, check_claim
+from pipeline.volumes.header import BOUNDLESS_RATIO, JPEG_RATIO, RESTORE, check_claim
 
 CONVERT = "convert it to NIfTI, for example with dcm2niix"
 _TAGS = [
@@ -26,7 +31,14 @@ _TAGS = [
     *("BitsStored", "HighBit", "RescaleSlope", "RescaleIntercept"),
     "PixelData",
 ]
-PACKED_RATIO = 1 << 16  # a black picture of 512 x 512 takes 200 bytes in JPEG 2000
+PACKED_RATIOS = {
+    RLELossless: 64,
+    JPEGBaseline8Bit: JPEG_RATIO,
+    JPEGExtended12Bit: JPEG_RATIO,
+    JPEGLossless: 32,  # at least a bit for each pixel
+    JPEGLosslessSV1: 32,
+}  # of others a black picture takes as good as nothing
+DEFLATED_LIMIT = 1 << 26  # bytes of a deflated file, header and pixels, that are unpacked
 _DEFERRED = 1024  # bytes from which a value is left in its file
 _UNREAD = np.dtype(np.uint8)  # of a file with a problem
 
@@ -41,6 +53,7 @@ class DicomFile(Placed):
         description: SeriesDescription.
         instance: SOPInstanceUID.
         variant: what sets images at one place apart within a series: image type and echo time.
+        measured: whether `spacing` is that in the patient, and not at the detector, or unknown and 1.
         dtype: of the pixels as stored, before the rescale slope and intercept.
         syntax: name of the transfer syntax, which is the compression.
         white_is_zero: whether it shows 0 as white, as on film (MONOCHROME1).
@@ -52,6 +65,7 @@ class DicomFile(Placed):
     description: str = ""
     instance: str = ""
     variant: tuple[str, ...] = ()
+    measured: bool = True
     dtype: np.dtype = _UNREAD
     syntax: str = ""
     white_is_zero: bool = False
@@ -86,7 +100,7 @@ def read_dicom_file(path: Path) -> DicomFile:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters of a damaged or odd header is looked at below
-            header = pydicom.dcmread(path, defer_size=_DEFERRED, specific_tags=_TAGS)
+            header = _read(path)
             file = _identify(file, header)
             return _describe(file, header)
     except InputError as error:
@@ -94,6 +108,36 @@ def read_dicom_file(path: Path) -> DicomFile:
     except Exception as error:  # whatever damage makes pydicom raise
         reason = f"its header cannot be read ({type(error).__name__}: {error})"
         return replace(file, problem=InputError(reason, file=path, remedy=RESTORE))
+
+
+class _EndlessReadError(Exception):
+    """That all the rest of a file was asked for."""
+
+
+class _Piecewise(io.BufferedReader):
+    """A file that is read in pieces alone: of a deflated one pydicom unpacks all, whatever memory that takes."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read so many bytes; all that are left raises."""
+        if size is None or size < 0:
+            raise _EndlessReadError
+        return super().read(size)
+
+
+def _read(path: Path) -> FileDataset:
+    with _Piecewise(io.FileIO(str(path))) as stream:
+        try:
+            return pydicom.dcmread(stream, defer_size=_DEFERRED, specific_tags=_TAGS)
+        except _EndlessReadError:  # behind the part that is never deflated
+            inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+            content = inflater.decompress(stream.read(2 * DEFLATED_LIMIT), DEFLATED_LIMIT)
+    if inflater.unconsumed_tail:
+        remedy = "unpack it, for example with dcmtk's dcmconv +te"
+        raise InputError(f"is deflated, and unpacks to more than {DEFLATED_LIMIT} bytes", remedy=remedy)
+    if not inflater.eof:
+        raise InputError("is truncated: its deflated part has no end", remedy=RESTORE)
+    dataset = read_dataset(io.BytesIO(content), False, True, specific_tags=list(map(Tag, _TAGS)))
+    return FileDataset(str(path), dataset, file_meta=read_file_meta_info(path), is_implicit_VR=False)
 
 
 def _identify(file: DicomFile, header: FileDataset) -> DicomFile:
@@ -113,10 +157,10 @@ def _describe(file: DicomFile, header: FileDataset) -> DicomFile:
         raise InputError(f"holds no image but {file.holds}", remedy="name the files of an image series")
     _check_kind(header, file.holds)
     _check_whole(file.path, header)
-    spacing = header.get("PixelSpacing") or header.get("ImagerPixelSpacing") or (1, 1)
+    spacing = _spacing(header)
     depth = header.get("SpacingBetweenSlices") or header.get("SliceThickness")
     position, orientation = (header.get(f"Image{word}Patient") for word in ("Position", "Orientation"))
-    if not np.isfinite([*spacing, depth or 0, *(position or ()), *(orientation or ())]).all():
+    if not np.isfinite([depth or 0, *(position or ()), *(orientation or ())]).all():
         raise InputError("has a place or a spacing that is not finite", remedy=RESTORE)
     if orientation and not are_right_angles(np.reshape(np.array(orientation, float), (2, 3))):
         raise InputError(f"has directions that are no unit vectors at right angles: {orientation}", remedy=RESTORE)
@@ -125,7 +169,8 @@ def _describe(file: DicomFile, header: FileDataset) -> DicomFile:
         file,
         rows=header.Rows,
         columns=header.Columns,
-        spacing=(float(spacing[0]), float(spacing[1])),
+        spacing=spacing,
+        measured=header.get("PixelSpacing") not in (None, ""),
         depth=abs(float(depth)) if depth else None,
         position=np.array(position, float) if position and orientation else None,
         orientation=np.array(orientation, float).reshape(2, 3) if position and orientation else None,
@@ -136,6 +181,18 @@ def _describe(file: DicomFile, header: FileDataset) -> DicomFile:
         syntax=header.file_meta.TransferSyntaxUID.name,
         white_is_zero=header.get("PhotometricInterpretation") == "MONOCHROME1",
     )
+
+
+def _spacing(header: FileDataset) -> tuple[float, float]:
+    """Return the distances between rows and between columns; at the detector or 1 where those in the patient lack."""
+    named = (header.get(name) for name in ("PixelSpacing", "ImagerPixelSpacing"))
+    given = next((value for value in named if value not in (None, "")), (1, 1))
+    found = tuple(map(float, np.atleast_1d(np.array(given, float))))
+    if not np.isfinite(found).all():
+        raise InputError("has a place or a spacing that is not finite", remedy=RESTORE)
+    if len(found) != 2 or min(found) <= 0:
+        raise InputError(f"has a spacing of pixels that is not two positive numbers: {given}", remedy=RESTORE)
+    return found[0], found[1]
 
 
 def _check_kind(header: FileDataset, holds: str) -> None:
@@ -166,10 +223,13 @@ def _check_whole(path: Path, header: FileDataset) -> None:
     """Raise unless all pixels lie within the file, whose end pydicom passes over in silence."""
     syntax = header.file_meta.TransferSyntaxUID
     claimed = header.Rows * header.Columns * header.BitsAllocated // 8
-    if syntax.is_compressed or syntax.is_deflated:  # these end with a mark, without which no pixels are found
-        check_claim(claimed, path, ratio=PACKED_RATIO)
+    if syntax.is_compressed:  # these end with a mark, without which no pixels are found
+        check_claim(claimed, path, ratio=PACKED_RATIOS.get(syntax, BOUNDLESS_RATIO))
         return
     pixels = cast(RawDataElement, header.get_item("PixelData", keep_deferred=True))
-    held = min(pixels.length, path.stat().st_size - pixels.value_tell)
+    if syntax.is_deflated:
+        held = len(pixels.value or b"")
+    else:
+        held = min(pixels.length, path.stat().st_size - pixels.value_tell)
     if held < claimed:
         raise InputError(f"is truncated: {held} of {claimed} bytes of pixels", remedy=RESTORE)

@@ -15,6 +15,8 @@ from pipeline.errors import InputError
 Kind = Literal["image", "label"]
 
 DEFLATE_RATIO = 1100  # deflate and baseline JPEG pack at most 1032 bytes into one
+JPEG_RATIO = 4096  # progressive JPEG: a bit for 8 x 8 samples of up to two bytes, and fewer samples for the colours
+BOUNDLESS_RATIO = 1 << 16  # JPEG 2000 and its like say in some 200 bytes that a whole picture is black
 SHEAR_LIMIT = 5e-5  # cosine between two axes; ITK refuses 1e-4
 RESTORE = "fetch the file again from its source"
 

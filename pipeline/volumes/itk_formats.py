@@ -34,6 +34,7 @@ SPELLINGS = {spelling: key for key, others in METAIMAGE.items() for spelling in 
 PLACED_KINDS = ("domain", "space", "time", "???", "none")  # of a NRRD's axes that ITK takes for axes of space
 UNPLACED = ("scanner-xyz", "3d-right-handed", "3d-left-handed")  # spaces of a NRRD that ITK takes for DICOM's
 OTHERS = ("compresseddatasize", "elementsize", "elementmin", "elementmax")  # keys of other meaning, spelt alike
+GZIP = b"\x1f"  # with which a member begins
 ELEMENTS = r"MET_(U?(CHAR|SHORT|INT|LONG|LONG_LONG)|FLOAT|DOUBLE)(_ARRAY)?"
 MOST_AXES = 10  # of a MetaImage; ITK goes wherever a larger NDims leads it in memory
 
@@ -225,21 +226,22 @@ def _numbers(key: str, text: str) -> list[float]:
 
 
 def _inflated(file: Path, offset: int, nbytes: int, claimed: int) -> bytearray:
-    """Unpack the voxels, to the checksum at their end, which ITK does not compare."""
+    """Unpack the voxels, to the checksum at their end, which ITK does not compare; a NRRD may have several members."""
     inflater, taken = zlib.decompressobj(32 + zlib.MAX_WBITS), 0  # 32: zlib or gzip, whichever it is
-    voxels = bytearray()
+    voxels, rest = bytearray(), b""
     with file.open("rb") as stream:
         stream.seek(offset)
-        while not inflater.eof and len(voxels) <= nbytes:
-            packed = stream.read(1 << 16)
-            voxels += inflater.decompress(packed)
-            taken += len(packed) - len(inflater.unused_data)
-            while not claimed and inflater.unused_data[:2] == GZIP and len(voxels) < nbytes:  # a further member
-                packed = inflater.unused_data
+        while len(voxels) <= nbytes:
+            packed = rest or stream.read(1 << 16)
+            if inflater.eof:
+                if claimed or len(voxels) == nbytes or packed[:1] != GZIP:
+                    break
                 inflater = zlib.decompressobj(32 + zlib.MAX_WBITS)
-                voxels += inflater.decompress(packed)
             if not packed:
                 raise InputError(f"is truncated: {len(voxels)} of {nbytes} bytes of voxels", remedy=RESTORE)
+            voxels += inflater.decompress(packed)
+            rest = inflater.unused_data
+            taken += len(packed) - len(rest)
     if len(voxels) != nbytes:
         raise InputError(f"unpacks to {len(voxels)} bytes of voxels, the header claims {nbytes}", remedy=RESTORE)
     if claimed not in (0, taken):

@@ -25,6 +25,9 @@ from pipeline.volumes.header import (
 from pipeline.volumes.packing import unpacked
 
 TURN_LIMIT = 2e-3  # a qform's float32 quaternion is off by up to 1e-3 close to half a turn, where most scanners work
+OFFSET_LIMIT = 1 << 24  # bytes of a header with its extensions
+TAIL_LIMIT = 1 << 26  # bytes behind the voxels that are read for the checksum at their end
+PIECE = 1 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -64,10 +67,9 @@ def open_nifti(path: Path, spatial_dims: int, kind: Kind) -> Opened:
         with _inflated(path) as stream:
             stream.read(offset)
             voxels = stream.read(nbytes)
-            while stream.read(1 << 20):  # to the very end, where gzip keeps its checksum
-                pass
-        if len(voxels) < nbytes:
-            raise InputError(f"is truncated: {len(voxels)} of {nbytes} bytes of voxels", remedy=RESTORE)
+            if len(voxels) < nbytes:
+                raise InputError(f"is truncated: {len(voxels)} of {nbytes} bytes of voxels", remedy=RESTORE)
+            _read_tail(stream)
         array = np.frombuffer(voxels, dtype).reshape((*shape, channels), order="F")
         return np.moveaxis(apply_read_scaling(array, slope, inter) if scaled else array, -1, 0)
 
@@ -99,6 +101,7 @@ def _check_fields(header: nib.Nifti1Header) -> None:
     problems = {
         f"has {axes} axes (dim[0])": not 1 <= axes <= 7,
         f"begins its voxels at byte {offset:g}, within its header": not offset >= header.single_vox_offset,
+        f"begins its voxels at byte {offset:g}, far behind any header": offset > OFFSET_LIMIT,
         f"has a negative voxel size (pixdim): {sides.tolist()}": placed and (sides[:axes] < 0).any(),
         f"has a voxel size of 0 (pixdim), by which its qform goes: {sides.tolist()}": placed and not sides[:axes].all(),
         f"has pixdim[0] = {qfac:g}, where -1 or 1 tells a mirrored qform": placed and qfac not in (-1, 0, 1),
@@ -108,6 +111,15 @@ def _check_fields(header: nib.Nifti1Header) -> None:
     for reason, found in problems.items():
         if found:
             raise InputError(reason, remedy="write the right geometry into the header, or fetch the file again")
+
+
+def _read_tail(stream: BinaryIO) -> None:
+    """Read to the very end, where gzip keeps its checksum; a few bytes may unpack to more than anyone can read."""
+    tail = 0
+    while piece := stream.read(PIECE):
+        tail += len(piece)
+        if tail > TAIL_LIMIT:
+            raise InputError(f"holds more than {TAIL_LIMIT} bytes behind its voxels", remedy=RESTORE)
 
 
 def _check_forms_agree(sform: np.ndarray, qform: np.ndarray) -> None:

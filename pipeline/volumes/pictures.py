@@ -52,7 +52,8 @@ def open_picture(path: Path, spatial_dims: int, kind: Kind) -> Opened:
         depth, colour_type = stream.read(2) if name == "PNG" else (8, 0)
     _check_pixels(name, mode, kind, deep_colour=depth == 16 and colour_type != 0, transparent="transparency" in info)
     shape, _ = split_axes((height, width), (1,), spatial_dims)
-    check_claim(width * height * _MODES[mode] * depth // 8, path, ratio=DEFLATE_RATIO)
+    plain = name == "BMP" and info.get("compression") == 0  # a byte holds 8 pixels at most
+    check_claim(width * height * _MODES[mode] * depth // 8, path, ratio=8 if plain else DEFLATE_RATIO)
     alpha = mode in ("LA", "RGBA")
 
     def load() -> np.ndarray:
@@ -87,7 +88,7 @@ def _check_rows(png: bytes) -> None:
     names = [kind for kind, _, _ in chunks[1:]]
     if names[0] != b"IHDR" or names.count(b"IHDR") > 1 or b"IDAT" not in names:
         raise InputError("has no pixels, or not one header at its start", remedy=RESTORE)
-    width, height, depth, colours, *_, interlaced = struct.unpack_from(">IIBBBBB", png, 16)
+    width, height, depth, colours, *ways, interlaced = struct.unpack_from(">IIBBBBB", png, 16)
     passes = ADAM7 if interlaced == 1 else ((0, 0, 1, 1),)
     sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
     bits = depth * _SAMPLES[colours]
@@ -98,7 +99,9 @@ def _check_rows(png: bytes) -> None:
         while packed and held <= claimed:
             held += len(inflater.decompress(packed, PIECE))
             packed = inflater.unconsumed_tail
-    if interlaced > 1 or held != claimed or not inflater.eof:
+    if any(ways) or interlaced > 1:
+        raise InputError("has a way of packing that PNG does not know", remedy=RESTORE)
+    if held != claimed or not inflater.eof:
         raise InputError(f"holds {held} bytes of rows, the header claims {claimed}", remedy=RESTORE)
 
 

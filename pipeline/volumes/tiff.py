@@ -4,20 +4,44 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
 import tifffile
 
 from pipeline.errors import InputError
-from pipeline.volumes.header import DEFLATE_RATIO, RESTORE, Kind, Opened, VolumeHeader, check_claim, check_upright
+from pipeline.volumes.header import (
+    BOUNDLESS_RATIO,
+    DEFLATE_RATIO,
+    JPEG_RATIO,
+    RESTORE,
+    Kind,
+    Opened,
+    VolumeHeader,
+    check_claim,
+    check_upright,
+)
 from pipeline.volumes.voxels import without_alpha
 
 ONE = (256, 257, 259, 262, 274, 277, 278, 284, 317, 322, 323)  # tags of a single number
 MOST_TAGS = 65535  # of a page, as TIFF can count them; BigTIFF could count more
 WHOLE = (1, 3, 4, 16)  # types of tags: bytes and longer whole numbers
+ALIKE = (256, 257, 258, 259, 262, 266, 274, 277, 284, 317, 339)  # tags that tell what the numbers of a page stand for
 FAX = (2, 3, 4)  # which pack pixels of one bit
 JPEG = (6, 7, 33007, 34892)  # old, new, alternative and lossy: the numbers of TIFF's compression tag
+RATIOS = {
+    1: 1,
+    5: 2731,  # LZW: 4096 bytes by a code of 12 bits
+    8: DEFLATE_RATIO,
+    32773: 64,  # PackBits: 128 bytes by two
+    32946: DEFLATE_RATIO,
+    34925: 1 << 13,  # LZMA: 273 bytes by a third of a bit
+    34926: 1 << 15,  # Zstandard: 128 KiB by four bytes
+    34933: DEFLATE_RATIO,  # PNG
+    50000: 1 << 15,
+    **dict.fromkeys(JPEG, JPEG_RATIO),
+}  # bytes of pixels by one of the file at most, by TIFF's compression tag; of others there is no such bound
 
 
 def open_tiff(path: Path, spatial_dims: int, kind: Kind) -> Opened:
@@ -76,6 +100,8 @@ def _check_page(page: tifffile.TiffPage, kind: Kind) -> None:
             f"has {tifffile.PHOTOMETRIC(page.photometric).name} colours",
             remedy="save it as greyscale with black as 0, or as RGB; a label map may have a palette",
         )
+    if page.photometric == 2 and page.samplesperpixel < 3:
+        raise InputError(f"has RGB colours of {page.samplesperpixel} numbers", remedy=RESTORE)
     if page.compression not in tifffile.TIFF.DECOMPRESSORS:
         raise InputError(
             f"is compressed by {tifffile.COMPRESSION(page.compression).name}, which is not supported",
@@ -97,7 +123,7 @@ def _check_page(page: tifffile.TiffPage, kind: Kind) -> None:
     check_upright(turned.value if turned else 1)
 
 
-def _check_tags(page: tifffile.TiffPage, codes: set[int]) -> None:
+def _check_tags(page: tifffile.TiffPage, codes: Container[int]) -> None:
     """Raise for a tag of another type or number than the standard gives it: tifffile takes the first, or a guess."""
     tags = page.tags
     pieces, others = ((324, 325), (273, 279)) if page.is_tiled else ((273, 279), (324, 325))
@@ -115,10 +141,10 @@ def _check_tags(page: tifffile.TiffPage, codes: set[int]) -> None:
         raise InputError(f"has damaged tags: {', '.join(wrong) or f'SampleFormat {formats}'}", remedy=RESTORE)
 
 
-def _check_segments(path: Path, tiff: tifffile.TiffFile, tags: list[set[int]]) -> None:
+def _check_segments(path: Path, tiff: tifffile.TiffFile, tags: list[dict[int, int]]) -> None:
     """Raise unless every page is there, and every strip or tile lies within the file: tifffile fills gaps with 0."""
     page, series, page_count = tiff.pages.first, tiff.series[0], len(tags)
-    ratio = {1: 1, 8: DEFLATE_RATIO, 32946: DEFLATE_RATIO}.get(page.compression, 1 << 16)
+    ratio = RATIOS.get(page.compression, BOUNDLESS_RATIO)
     check_claim(series.size * page.bitspersample // 8, path, ratio=ratio)
     segments = [pair for p in tiff.pages for pair in zip(p.dataoffsets, p.databytecounts, strict=True)]
     whole = all(0 < start < start + n <= tiff.filehandle.size for start, n in segments)
@@ -130,6 +156,9 @@ def _check_segments(path: Path, tiff: tifffile.TiffFile, tags: list[set[int]]) -
         whole &= all(sum(p.databytecounts) >= p.nbytes for p in tiff.pages)
     if len({(p.shape, p.dtype, p.compression) for p in tiff.pages}) > 1:
         raise InputError("its pages differ in shape, type or compression", remedy=RESTORE)
+    # All are read as the first is. Without its tag a number is 1, but for the colours, which must be there.
+    if len({tuple(codes.get(code, int(code != 262)) for code in ALIKE) for codes in tags}) > 1:
+        raise InputError("its pages differ in colours, orientation or type", remedy="save all pages alike")
     if series.dataoffset is not None and page_count > 1:  # read as one block from there on, whatever a page says
         whole &= all(p.dataoffsets[0] == series.dataoffset + n * p.nbytes for n, p in enumerate(tiff.pages))
     one_block = page_count == 1 and series.size % page.size == 0  # ImageJ describes a large stack by its first page
@@ -137,7 +166,13 @@ def _check_segments(path: Path, tiff: tifffile.TiffFile, tags: list[set[int]]) -
         raise InputError(f"is truncated or lacks pages: {page_count} pages for shape {series.shape}", remedy=RESTORE)
 
 
-def _tags_of_pages(path: Path) -> list[set[int]]:
+def _number(order: str, kind: int, count: int, value: bytes) -> int:
+    """Return the number of a tag that has one, and how many there are below zero, for these stand elsewhere."""
+    (number,) = struct.unpack_from(order + {1: "B", 4: "I"}.get(kind, "H"), value)
+    return int(number) if count == 1 else -count
+
+
+def _tags_of_pages(path: Path) -> list[dict[int, int]]:
     """Follow the chain of pages to its end: tifffile only logs it when the chain, or one of the tags, breaks."""
     with path.open("rb") as stream:
         head = stream.read(16)
@@ -146,7 +181,7 @@ def _tags_of_pages(path: Path) -> list[set[int]]:
         count, entry, pointer = (order + "Q", 20, order + "Q") if big else (order + "H", 12, order + "I")
         (offset,) = struct.unpack(pointer, head[8:16] if big else head[4:8])
         seen: set[int] = set()
-        found: list[set[int]] = []
+        found: list[dict[int, int]] = []
         while offset:
             if offset in seen:
                 raise InputError("is damaged: its pages form a circle", remedy=RESTORE)
@@ -156,6 +191,9 @@ def _tags_of_pages(path: Path) -> list[set[int]]:
             if entries > MOST_TAGS:
                 raise InputError(f"is damaged: a page claims {entries} tags", remedy=RESTORE)
             block = stream.read(entries * entry)
-            found.append({code for (code,) in struct.iter_unpack(f"{order}H{entry - 2}x", block)})
+            tags = struct.iter_unpack(order + ("HHQ8s" if big else "HHI4s"), block)
+            found.append({code: _number(order, *entry) for code, *entry in tags})
+            if len(found[-1]) != entries:
+                raise InputError("is damaged: a page has a tag twice", remedy=RESTORE)
             (offset,) = struct.unpack(pointer, stream.read(struct.calcsize(pointer)))
     return found

@@ -194,3 +194,14 @@ def test_two_further_results_of_one_name():
     (problem,) = clashes(["a", "a_instances"], ["_instances_prob", "_prob"])
     assert problem.case == "a"  # a + _instances_prob is a_instances + _prob
     assert "_prob file of case 'a_instances'" in problem.reason
+
+
+def test_names_are_texts_in_the_table_and_themselves_in_the_json(tmp_path):
+    """No spreadsheet computes them, and no terminal that shows the table obeys them."""
+    name = "=HYPERLINK(1)\x1b[2J"
+    row = {"case": name, "status": "done", "reason": "", "seconds": -1.5, "shape": [2, 3], "outputs": [f"{name}.png"]}
+    write_summary(tmp_path / "summary", [row, {**row, "case": "-2"}])
+    cells = table(tmp_path / "summary.csv")
+    shown = r"'=HYPERLINK(1)\x1b[2J"
+    assert cells[1:] == [["-2", *cells[1][1:]], [shown, "done", "", "-1.5", "2 x 3", f"{shown}.png"]]
+    assert json.loads((tmp_path / "summary.json").read_text())[1]["case"] == name

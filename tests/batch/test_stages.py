@@ -1,7 +1,5 @@
 """What is read ahead and written behind, and what an error of one case leaves of the others."""
 
-import os
-import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.batch.clock import stage as clock_stage
-from pipeline.batch.stages import run_stages, sigterm_interrupts
+from pipeline.batch.stages import run_stages
 
 
 def collect(entries, **stages):
@@ -136,29 +134,17 @@ def test_a_case_that_wants_to_be_alone_is():
     )
 
 
-def test_an_interruption_ends_it_after_what_was_begun_is_written():
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_ends_it_after_what_was_begun_is_written(stop):
     def predict(entry):
         if entry == 2:
-            raise KeyboardInterrupt
+            raise stop
         return entry
 
     outcomes = run_stages([1, 2, 3], lambda x: x, predict, lambda x: -x, lambda x: x)
     assert next(outcomes).result == -1
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(stop):
         next(outcomes)
-
-
-def test_a_sigterm_interrupts_and_afterwards_is_itself_again():
-    with pytest.raises(KeyboardInterrupt), sigterm_interrupts():
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    with ThreadPoolExecutor(1) as thread:  # where no handler can be set
-
-        def enter():
-            with sigterm_interrupts():
-                return signal.getsignal(signal.SIGTERM)
-
-        assert thread.submit(enter).result() is signal.SIG_DFL
 
 
 def test_what_became_of_a_case_is_recorded_in_the_thread_that_wrote_it():

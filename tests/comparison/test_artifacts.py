@@ -9,6 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.comparison.artifacts import at_once, local_folder, read_artifact
 from pipeline.comparison.store import TrackedRun
+from pipeline.errors import InputError
 
 
 def run_at(uri):
@@ -79,3 +80,13 @@ def test_answers_come_in_the_order_of_the_items_though_asked_at_once():
 def test_what_goes_wrong_in_a_thread_is_raised():
     with pytest.raises(ZeroDivisionError):
         at_once(lambda item: 1 / item, [1, 0])
+
+
+def test_a_file_larger_than_any_of_ours_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.comparison.artifacts.MOST_BYTES", 3)
+    (tmp_path / "table").write_bytes(b"1,2")
+    assert read_artifact(None, run_at(tmp_path), "table") == b"1,2"
+    (tmp_path / "table").write_bytes(b"1,23")
+    for store, run in ((None, run_at(tmp_path)), (Served(table=b"1,23"), run_at("mlflow-artifacts:/1/a1/artifacts"))):
+        with pytest.raises(InputError, match="its file table has 4 bytes"):
+            read_artifact(store, run, "table")

@@ -1,5 +1,7 @@
 """The best run of every data list, and how it is trained again."""
 
+import shlex
+
 import pytest
 from made_runs import DIGEST, made_run
 
@@ -121,3 +123,9 @@ def test_the_bundle_of_a_server_is_fetched_first():
         "python -m monai.bundle run training "
         "--config_file 01234567/bundle/configs/train.json --run_name 'two words-again'",
     ]
+
+
+def test_no_tag_of_a_run_becomes_a_command():
+    commands = reproduction(entry("mlflow-artifacts:/1/a1", "a; b", **{"mlflow.source.git.commit": "$(c);d"}))
+    assert commands[0] == "git checkout '$(c);d'"
+    assert shlex.split(commands[-1])[-1] == "a; b-again"

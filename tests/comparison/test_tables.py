@@ -36,12 +36,16 @@ def test_any_name_of_a_case_comes_back():
         b"case,mean_dice,dice/a\na,0.5\n",
         b"case,mean_dice\na,half\n",
         b"name,mean_dice\na,0.5\n",
+        b"mean_dice,case\n0.5\n",
         b"\xff\xfe\x00",
         b'case,mean_dice\na,"0.5\n',
         b"",
         b"<html>502 Bad Gateway</html>\n<p></p>\n",
     ],
-    ids=["too long", "cut short", "no number", "no cases", "no text", "an open quote", "nothing", "another file"],
+    ids=[
+        *("too long", "cut short", "no number", "no cases", "no case", "no text", "an open quote", "nothing"),
+        "another file",
+    ],
 )
 def test_a_damaged_table_is_said(content):
     with pytest.raises(InputError, match="its table of cases is damaged"):

@@ -255,19 +255,30 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path):
     assert [row["epoch"] for row in again.engine.state.history] == [1, 2]
 
 
+@pytest.mark.parametrize("later", [-1, 1], ids=["in place", "copied, which gives other times"])
 @pytest.mark.parametrize(("scores", "is_best"), [([0.2, 0.5], True), ([0.5, 0.2], False)])
-def test_best_weights_that_a_kill_kept_from_their_file_are_written_on_resume(tmp_path, scores, is_best):
+def test_best_weights_that_a_kill_kept_from_their_file_are_written_on_resume(tmp_path, scores, is_best, later):
     first = training(tmp_path, scores)
     first.engine.run()
     state = torch.load(first.run.last_checkpoint, weights_only=True)["network"]
     # The kill came after the checkpoint of epoch 2: the model is still that of epoch 1, written before it.
     save_tensors(first.run.best_model, {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
-    before = first.run.last_checkpoint.stat().st_mtime_ns - 10**9
-    os.utime(first.run.best_model, ns=(before, before))
+    moment = first.run.last_checkpoint.stat().st_mtime_ns + later * 10**9
+    os.utime(first.run.best_model, ns=(moment, moment))
     training(tmp_path, scores, resume=True).engine.run()
     kept = torch.load(first.run.best_model, weights_only=True)
     assert torch.equal(kept["weight"], state["weight"]) == is_best
     assert torch.equal(kept["weight"], torch.zeros(2, 3)) != is_best
+
+
+def test_best_weights_that_are_in_their_file_are_left_there(tmp_path):
+    first = training(tmp_path, [0.2, 0.5])
+    first.engine.run()
+    before = first.run.best_model.stat()
+    os.utime(first.run.best_model, ns=(0, 0))
+    training(tmp_path, [0.2, 0.5], resume=True).engine.run()
+    after = first.run.best_model.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, 0)
 
 
 def cosine(optimizer):

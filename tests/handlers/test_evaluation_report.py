@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -245,3 +246,39 @@ def test_mlflow_run_beneath_the_one_that_trained(trained_here, tmp_path, empty_s
     assert tags["bundle_root"] == str(run)
     assert {"host", "mlflow.user", "pipeline.version"} <= tags.keys()
     assert made.data.metrics["validation/mean_dice"] == pytest.approx((2 / 3 + 1 + 0 + 6 / 7 + 2 / 5) / 5)
+
+
+def fail(number):
+    raise ZeroDivisionError
+
+
+ENDS = {
+    "error": (fail, 0, ZeroDivisionError, "FAILED"),
+    "SIGINT": (signal.raise_signal, signal.SIGINT, KeyboardInterrupt, "KILLED"),
+    "SIGTERM": (signal.raise_signal, signal.SIGTERM, SystemExit, "KILLED"),
+    "SIGHUP": (signal.raise_signal, signal.SIGHUP, SystemExit, "KILLED"),
+}
+
+
+@pytest.mark.parametrize(
+    ("end", "step"), [("error", "artifact"), ("SIGINT", "start"), ("SIGTERM", "artifact"), ("SIGHUP", "end")]
+)
+def test_an_evaluation_that_is_stopped_leaves_no_run_running(end, step, tmp_path, empty_store, monkeypatch):
+    do, number, error, status = ENDS[end]
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    real, calls = getattr(Tracking, step), []
+
+    def be_stopped(*arguments, **options):
+        made = real(*arguments, **options) if step == "start" else None
+        calls.append(step)
+        if len(calls) == 1:
+            do(number)
+        return made if step == "start" else real(*arguments, **options)
+
+    monkeypatch.setattr(Tracking, step, be_stopped)
+    tracking = Tracking(f"sqlite:///{tmp_path}/mlflow.db", "discs", system_metrics_every=0)
+    with pytest.raises(error):
+        evaluated(FIVE, folder=tmp_path / "out", tracking=tracking, bundle_root=tmp_path, config={"fold": 0})
+    client = MlflowClient(tracking.uri)
+    (made,) = client.search_runs([client.get_experiment_by_name("discs").experiment_id])
+    assert made.info.status == status

@@ -15,9 +15,11 @@ from ignite.engine import Events
 from mlflow.tracking import MlflowClient
 from servers import absent, running
 
+from pipeline.feeder import Feeder
 from pipeline.handlers.history import History
 from pipeline.handlers.mlflow_run import MLflowRun
 from pipeline.run_folder import RunFolder, read_facts
+from pipeline.stop_signals import STOPS
 from pipeline.tracking import Tracking
 from pipeline.volumes.contents import data_digest, look_at
 
@@ -29,10 +31,10 @@ def uri(tmp_path, empty_store):
 
 
 @pytest.fixture(autouse=True)
-def sigterm_as_before():
-    before = signal.getsignal(signal.SIGTERM)
+def signals_as_before():
+    before = [signal.getsignal(number) for number in STOPS]
     yield
-    assert signal.getsignal(signal.SIGTERM) is before, "the handler of SIGTERM is given back"
+    assert [signal.getsignal(number) for number in STOPS] == before, "their handlers are given back"
 
 
 def training(folder, uri, *, config=None, resume=False, scores=(0.5, 0.75, 0.25), epochs=None, **options):
@@ -138,14 +140,38 @@ def said(caplog):
     return [record.getMessage() for record in caplog.records if record.name.startswith("pipeline")]
 
 
-def test_sigterm_ends_the_run_as_killed_and_says_how_to_continue(tmp_path, uri, caplog):
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_run_as_killed_and_says_how_to_continue(tmp_path, uri, caplog, which):
     made = training(tmp_path / "runs", uri)
-    failing(made, 2, lambda: signal.raise_signal(signal.SIGTERM))
+    failing(made, 2, lambda: signal.raise_signal(which))
     with pytest.raises(SystemExit) as caught:
         made.engine.run()
-    assert caught.value.code == 128 + signal.SIGTERM
+    assert caught.value.code == 128 + which
     assert tracked(made).info.status == "KILLED"
-    assert said(caplog) == ["stopped by SIGTERM; continue with --resume true --run_name a"]
+    assert said(caplog) == [f"stopped by {which.name}; continue with --resume true --run_name a"]
+
+
+@pytest.mark.parametrize("which", STOPS)
+def test_a_user_without_patience_leaves_no_run_running(tmp_path, uri, monkeypatch, which):
+    made, heard = training(tmp_path / "runs", uri), []
+
+    def strike_before(kind, name):
+        real = getattr(kind, name)
+
+        def struck(*arguments, **options):
+            heard.append(name)
+            signal.raise_signal(which)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(kind, name, struck)
+
+    failing(made, 2, lambda: signal.raise_signal(which))
+    for kind, name in ((Tracking, "tag"), (Tracking, "end"), (Feeder, "close"), (Tracking, "_leave")):
+        strike_before(kind, name)
+    with pytest.raises(KeyboardInterrupt if which == signal.SIGINT else SystemExit):
+        made.engine.run()
+    assert tracked(made).info.status == "KILLED"
+    assert heard[:3] == ["tag", "end", "close"]
 
 
 def test_an_exit_without_a_signal_is_a_failure(tmp_path, uri):

@@ -6,16 +6,19 @@ import shutil
 from pathlib import Path
 
 import optuna
+import pytest
 import torch
 import yaml
 from bad_files import voxels, write_volume
 from discs import UNET, small_training, write_discs
 from kill_anywhere import metrics_of, statuses
+from monai.bundle import ConfigWorkflow
 from run_files import last, same, weights, without_times
 from test_killed_batch import FILES, tree
 from threshold_bundle import write_threshold_bundle
 
 import pipeline.handlers.checkpoints as checkpoints
+from pipeline.tracking import Tracking
 
 EPOCHS = 4
 OPTIONS = {"compile": False, "learning_rate": 0.02}
@@ -31,6 +34,7 @@ class Command:
     """
 
     name = ""
+    in_full = 0  # which of eight chains of kills draws its pictures and makes MLflow's model
 
     def __init__(self, template, store):
         self.template = str(template)
@@ -70,6 +74,7 @@ class Training(Command):
     """`python -m monai.bundle run training`."""
 
     name = "training"
+    in_full = 1  # already the first one
     run_folder = Path("runs", "run")
 
     def make(self, folder):
@@ -184,6 +189,39 @@ def rows_of(file):
     """The rows of a table, without times."""
     with open(file, newline="") as stream:
         return [{key: row[key] for key in row if not key.startswith("seconds")} for row in csv.DictReader(stream)]
+
+
+class Evaluation(Command):
+    """`python -m monai.bundle run evaluating`, of a run's test split."""
+
+    name = "evaluating"
+    in_full = 1
+
+    def make(self, folder):
+        write_discs(folder / "discs")
+        options = {**small_training(Path("discs")), **OPTIONS, "output_dir": "runs", "run_name": "run"}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.setattr(Tracking, "start", lambda *_, **__: None)
+            file = str(UNET / "configs" / "train.json")
+            workflow = ConfigWorkflow(file, workflow_type="training", logging_file=False, **options)
+            workflow.initialize()
+            workflow.run()
+
+    def run(self, resume):
+        import monai.bundle
+
+        files = [f"runs/run/configs/{name}.json" for name in ("train", "evaluate")]
+        monai.bundle.run("evaluating", config_file=files)
+
+    def compare(self, folder, whole):
+        ours, theirs = (place / "runs" / "run" for place in (folder, whole.folder))
+        assert files_of(ours) == files_of(theirs)
+        for name in ("cases.csv", "scores.json"):
+            file = Path("evaluation", "test", name)
+            assert (ours / file).read_bytes() == (theirs / file).read_bytes()
+        assert statuses(folder)["test of run"].count("FINISHED") >= 1
+        assert metrics_of(folder, "test of run") == metrics_of(whole.folder, "test of run")
 
 
 class SweepCommand(Command):

@@ -37,7 +37,7 @@ from pipeline.datalists.datalist import load_data_list, save_data_list
 from pipeline.datalists.siim_acr import list_siim_acr
 from pipeline.errors import InputError
 from pipeline.settings import read_config
-from pipeline.volumes.reading import read_volume
+from pipeline.volumes.reading import read_header, read_volume
 
 ITEMS = int(os.environ.get("FUZZED_ITEMS", "200"))
 SHARES = {"dicom": 0.2, "overlay": 0.4, "run lengths": 0.4}  # of items, where one takes longer
@@ -55,11 +55,17 @@ def read(make, judge, dims=3):
             other.unlink()
         file = folder / f"a{fuzzed.suffix}"
         file.write_bytes(fuzzed.content)
+        asked = fuzzed.array.ndim if dims is None else dims, "c7", chance.choice(["image", "image", "image", "label"])
+        header = None
         try:
-            volume = read_volume(file, fuzzed.array.ndim if dims is None else dims, "c7")
+            if chance.random() < 0.5:
+                header = read_header(file, *asked)
+            volume = read_volume(file, *asked)
         except InputError as error:
             return refusal(error, folder, "case 'c7'")
-        return "right" if judge(file, volume, fuzzed) else f"wrong: {fuzzed.changes}"
+        alike = header is None or (header.shape, header.channels) == (volume.shape, volume.channels)
+        alike &= header is None or np.array_equal(header.affine, volume.affine)
+        return "right" if alike and judge(file, volume, fuzzed) else f"wrong: {asked} {fuzzed.changes}"
 
     return outcome
 
@@ -148,7 +154,20 @@ def read_dicom(chance, folder):
             one.pixel_array * float(one.get("RescaleSlope") or 1) + float(one.get("RescaleIntercept") or 0)
             for one in slices
         ]
-    return "right" if np.allclose(volume.array[0], np.stack(planes).T) else f"wrong: {changes}"
+    is_right = np.allclose(volume.array[0], np.stack(planes).T) and lies(volume.affine, slices)
+    return "right" if is_right else f"wrong: {changes}"
+
+
+def lies(affine, slices):
+    """Whether a series lies where the tags of its slices say, of which all have two spacings."""
+    spacings = np.array([list(one.PixelSpacing) for one in slices], float)  # between rows, between columns
+    axes = np.reshape(np.array(slices[0].ImageOrientationPatient, float), (2, 3))
+    places = np.array([one.ImagePositionPatient for one in slices], float)
+    lps = np.eye(4)
+    lps[:3, 0], lps[:3, 1] = axes[0] * spacings[0, 1], axes[1] * spacings[0, 0]
+    lps[:3, 2], lps[:3, 3] = (places[-1] - places[0]) / (len(places) - 1), places[0]
+    same = spacings.shape == (len(slices), 2) and np.allclose(spacings, spacings[0], rtol=2e-3)
+    return same and np.allclose(np.diag([-1, -1, 1, 1]) @ lps, affine, rtol=2e-3, atol=2e-3)
 
 
 def load_list(chance, folder):

@@ -1,15 +1,16 @@
-"""Training, inference and sweep are killed at any moment, and again while they resume: nothing is lost or doubled."""
+"""Training, evaluation, inference and sweep are killed at any moment, resumed, and killed again: nothing is lost."""
 
 import itertools
 import os
 import signal
 
 import pytest
-from kill_anywhere import GROWING, Kill, Nursery, kill_often, survive, undisturbed
-from killed_commands import Inference, Prediction, SweepCommand, Training
+from kill_anywhere import GROWING, Kill, Nursery, kill_often, log_of, survive, undisturbed
+from killed_commands import Evaluation, Inference, Prediction, SweepCommand, Training
+from run_files import last
 
-COMMANDS = {"training": Training, "predict": Prediction, "inference": Inference, "sweep": SweepCommand}
-SHARES = {"training": 0.3, "predict": 0.3, "inference": 0.2, "sweep": 0.2}
+COMMANDS = {kind.name: kind for kind in (Training, Evaluation, Prediction, Inference, SweepCommand)}
+SHARES = {"training": 0.3, "evaluating": 0.2, "predict": 0.2, "inference": 0.1, "sweep": 0.2}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,7 @@ MOMENTS = {
         ("docs/README.md", 1),
         ("runs/run/run.json", 3),  # which is to say that the run is complete
     ],
+    "evaluating": [("test/cases.csv", 1), ("test/report.html", 1), ("mlflow.journal", 1), ("mlflow.journal", 2)],
     "predict": [("summary.json", 1), ("out/a_prob.nii.gz", 1), ("out/b/c.mhd", 1), ("artifacts/summary.csv", 1)],
     "sweep": [
         ("tiny-000/run.json", 2),
@@ -88,3 +90,21 @@ def test_killed_at_every_moment_that_matters(name, nursery, commands, whole, tmp
     kills = [Kill(which, change=number, file=file) for (file, number), which in moments]
     met = survive(nursery, commands[name], whole(name), tmp_path / name, kills, in_full=False)
     assert [str(kill) for kill in met] == [str(kill) for kill in kills]
+
+
+def test_killed_before_the_best_model_is_saved_and_copied(nursery, commands, whole, tmp_path):
+    """The last best model is not saved, no later one takes its place, and in the copy every file has another time."""
+    command, folder = commands["training"], tmp_path / "training"
+    history = [
+        row["val/mean_dice"] for row in last(whole("training").folder / command.run_folder)["trainer"]["history"]
+    ]
+    bests = sum(score > max(history[:number], default=-1) for number, score in enumerate(history))
+    command.prepare(folder)
+    kill = Kill(signal.SIGKILL, change=bests, file="models/model.pt")
+    assert nursery.run(command, folder, kill=kill, in_full=False)[0] == -signal.SIGKILL
+    run = folder / command.run_folder
+    for moment, file in enumerate((run / "checkpoints" / "last.pt", run / "models" / "model.pt")):
+        if file.exists():  # there is no earlier model where the first epoch is the best one
+            os.utime(file, (moment, moment))
+    assert nursery.run(command, folder, resume=True, in_full=False)[0] == 0, log_of(folder)
+    command.compare(folder, whole("training"))

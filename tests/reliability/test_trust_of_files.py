@@ -19,9 +19,12 @@ import tifffile
 import yaml
 from bad_files import mask, voxels, write_volume
 from discs import ROOT
+from made_runs import made_run
+from mlflow.tracking import MlflowClient
 from monai.bundle.config_parser import CheckKeyDuplicatesYamlLoader
 from test_data_figures import fingerprint
 
+from pipeline.compare import compare, leaderboard
 from pipeline.comparison.choice import Metric
 from pipeline.comparison.comparison import compare_entries
 from pipeline.comparison.comparison_page import comparison_page
@@ -433,3 +436,88 @@ def test_names_add_no_element_and_no_attribute_to_a_page(page, tmp_path):
     assert all(name in shown or json.dumps(name)[1:-1] in shown for name in EVIL), "as they are"
     if page is report_of_volumes:
         assert [[volume["case"] for volume in block["volumes"]] for block in evil.data] == [list(EVIL)]
+
+
+# --- what compares runs, and what is shown in a terminal -------------------------------------------------------------
+
+ODD = "=HYPERLINK(1)esc\x1b[2J\x1b]0;owned\x07"
+IN_WORDS = r"=HYPERLINK(1)esc\x1b[2J\x1b]0;owned\x07"
+
+
+@pytest.fixture
+def two_runs(empty_store, tmp_path, monkeypatch):
+    """Two runs with pictures of the same cases, the second under a name that moves a terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    square, files = np.zeros((8, 8), np.uint8), []
+    for number, name in enumerate(("plain", ODD)):
+        scores = {f"case_{case}": 0.5 + 0.1 * number + 0.01 * case for case in range(6)}
+        slices = {case: Slice(0.5, square, square, square) for case in scores}
+        run = made_run(client, "discs", name, scores, slices=slices)
+        folder = client.get_run(run).info.artifact_uri.removeprefix("file://")
+        files.append(Path(folder) / "evaluation" / "validation" / "slices.npz")
+    return files
+
+
+def changed_in(file, name):
+    """Change what stands behind the n-th time that a part's name does: its data, or where the list says it begins."""
+    content = bytearray(file.read_bytes())
+    place = content.rindex(name) if name == b"cases.npy" else content.index(name) + 20
+    content[place - 40 : place + 10] = bytes(byte ^ 0x5A for byte in content[place - 40 : place + 10])
+    file.write_bytes(content)
+
+
+def with_another(**parts):
+    def change(file):
+        with np.load(file) as archive:
+            np.savez_compressed(file, **{**archive, **{name.replace("__", "/"): part for name, part in parts.items()}})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: changed_in(file, b"1/image.npy"),
+        lambda file: changed_in(file, b"cases.npy"),
+        with_another(**{"0__score": np.zeros(2)}),
+        with_another(**{"0__prediction": np.zeros((9, 9), np.uint8)}),
+        with_another(**{f"0__{name}": np.zeros((0, 3), np.uint8) for name in ("image", "truth", "prediction")}),
+        with_another(**{"0__image": np.zeros((8000, 8000), np.uint8)}),
+        lambda file: file.write_bytes(bytes(3_000_000)),
+        lambda file: file.chmod(0) if os.geteuid() else file.write_bytes(b""),
+    ],
+    ids=["data", "list of parts", "score", "shape", "no pixels", "huge", "zeros", "not readable"],
+)
+def test_damaged_pictures_of_a_run_end_no_comparison(two_runs, damage, request, monkeypatch, caplog, tmp_path):
+    damage(two_runs[1])
+    kept = []
+    if "[data]" not in request.node.name:  # drawing takes a second
+        monkeypatch.setattr(
+            "pipeline.compare.comparison_page", lambda *given: kept.extend(map(len, given[3])) or "page"
+        )
+    found = compare(output=tmp_path / "out")
+    assert sorted(row.verdict for row in found.rows) == ["baseline", "better"]
+    ours = [message for message in caplog.messages if "pictures" in message]
+    assert [message.split(": ")[0] for message in ours] == [f"run '{IN_WORDS}'"]
+    assert kept == [6, 0] if kept else (tmp_path / "out" / "comparison.html").stat().st_size > 10_000
+
+
+def test_names_of_runs_and_cases_move_no_terminal(two_runs, predict, tmp_path, capsys, caplog):
+    compare(output=tmp_path / "compared")
+    leaderboard(output=tmp_path / "compared")
+    (tmp_path / "in").mkdir()
+    write_volume(tmp_path / "in" / f"{ODD}.nii.gz", voxels())
+    (tmp_path / "in" / f"{ODD}-damaged.nii.gz").write_bytes(b"none")
+    batch = predict(tmp_path / "in")
+    assert batch.done == {ODD}, "under its own name"
+    assert (batch.out / f"{ODD}.nii.gz").is_file()
+    shown = capsys.readouterr()
+    texts = [shown.out, shown.err, str(batch.error), *caplog.messages]
+    tables = [file.read_text() for folder in (batch.out, tmp_path / "compared") for file in folder.glob("*.csv")]
+    texts += tables
+    assert sum(IN_WORDS in text for text in texts) > 5
+    assert [text for text in texts if re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)] == []
+    assert [cell for text in tables for cell in re.findall(r'(?:^|,)"?=', text, re.MULTILINE)] == []

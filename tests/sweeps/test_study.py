@@ -151,6 +151,59 @@ def test_the_same_point_again_waits_for_the_first_one_and_finds_its_value(place,
     assert found.twin(first) is None
 
 
+def test_the_same_points_that_are_queued_again_in_another_order_wait_for_nobody(place, monkeypatch):
+    found = begun(place, sampler="tpe", trials=2)
+    first = found.claim()
+    found.optuna.enqueue_trial(first.params, user_attrs={"number": 1})
+    second = found.claim()
+    found.put_back(second)
+    found.put_back(first)
+
+    def sleep(seconds):
+        raise AssertionError("a lone process waits for itself")
+
+    monkeypatch.setattr(study.time, "sleep", sleep)
+    found.begin()
+    for number in (1, 0):
+        trial = found.claim()
+        assert trial.user_attrs["number"] == number
+        assert found.twin(trial) is None
+        finish(found, trial)
+    assert found.claim() is None
+    assert values(found) == dict.fromkeys((0, 1), score_of(first.params))
+
+
+def test_a_kill_among_the_draws_of_a_trial_changes_none_of_them(place, monkeypatch):
+    content = {"sampler": "tpe", "trials": 2}
+    content |= {"space": {"batch_size": {"int": [1, 64]}, "learning_rate": {"log": [1e-4, 1]}}}
+    whole = run_all(begun(place, name="whole", **content))
+    killed = begun(place, **content)
+    suggest = optuna.Trial._suggest
+
+    def die(trial, name, distribution):
+        if name == "learning_rate":
+            raise KeyboardInterrupt  # stands in for a kill
+        return suggest(trial, name, distribution)
+
+    monkeypatch.setattr(optuna.Trial, "_suggest", die)
+    with pytest.raises(KeyboardInterrupt):
+        killed.claim()
+    monkeypatch.undo()
+    (cut,) = killed.optuna.get_trials()
+    assert (cut.state, list(cut.params)) == (TrialState.RUNNING, ["batch_size"])
+    assert killed.put_back_of_process(os.getpid())
+    assert points(run_all(killed)) == points(whole)
+
+
+def test_a_trial_that_another_machine_trains_is_not_put_back_for_a_process_of_this_one(place):
+    found = begun(place)
+    trial = found.claim()
+    trial.set_user_attr("process", {"host": "elsewhere", "pid": os.getpid(), "started": 0})
+    assert not found.put_back_of_process(os.getpid())
+    assert not found.has_begun(os.getpid())
+    assert found.trials()[0].state == TrialState.RUNNING
+
+
 def test_tpe_ends_when_a_small_space_has_no_other_point(place):
     found = begun(place, sampler={"tpe": {"n_startup_trials": 100}}, trials=100, space={**POINTS, "batch_size": [2]})
     while (trial := found.claim()) is not None:

@@ -8,7 +8,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from sweep_files import InsteadOfTraining, make_sweep, score_of, values
+from sweep_files import InsteadOfTraining, make_sweep, points, score_of, values
 
 from pipeline.errors import InputError
 from pipeline.sweeps import space, work
@@ -108,6 +108,49 @@ def work_instead(sweep, above, workers, place):
     work.work(sweep, above, workers)
 
 
+def die_at(moment, signal_=signal.SIGKILL):
+    """Return a function that kills its process the first time that it is called, over all processes."""
+
+    def die(study):
+        mark = study.folder / f"killed-{moment}"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal_)
+
+    return die
+
+
+def killed_between(sweep, above, workers, place):
+    """Workers of which one each is killed at its start, while it takes a trial, and between two trials."""
+    die_at("start")(sweep)
+    ask, finish = optuna.Study.ask, Study.finish
+
+    def ask_and_die(study, distributions):
+        trial = ask(study, distributions)
+        if trial.number == 1:
+            die_at("claim")(sweep)
+        return trial
+
+    def finish_and_die(study, *args, **facts):
+        finish(study, *args, **facts)
+        die_at("end")(sweep)
+
+    optuna.Study.ask, Study.finish = ask_and_die, finish_and_die
+    InsteadOfTraining().install(pytest.MonkeyPatch())
+    work.work(sweep, above, workers)
+
+
+def told_to_stop(sweep, above, workers, place):
+    with work.stopped_by_signals():
+        die_at("start", signal.SIGTERM)(sweep)
+        work_instead(sweep, above, workers, place)
+
+
+def kill_itself(sweep, above, workers, place):
+    (sweep.folder / f"started-{os.getpid()}").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def end_at_once(sweep, above, workers, place):
     os._exit(3)
 
@@ -130,6 +173,40 @@ def test_a_worker_that_dies_is_replaced_and_its_trial_begins_again(study, place,
     workers = {trial.user_attrs["process"]["pid"] for trial in found.optuna.get_trials()}
     assert 2 <= len(workers) <= 3
     assert os.getpid() not in workers
+
+
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+def test_a_worker_that_is_killed_at_its_start_or_among_trials_costs_no_trial(
+    study, place, monkeypatch, forked, caplog, sampler
+):
+    monkeypatch.setattr(work, "_worker", killed_between)
+    found = study(**({} if sampler == "grid" else {"sampler": "tpe", "trials": 4}))
+    work.work_in_processes(found, parent(place), workers=1)
+    assert sorted(file.name for file in found.folder.glob("killed-*")) == ["killed-claim", "killed-end", "killed-start"]
+    assert caplog.text.count("a worker was killed (SIGKILL); another one begins") == 2
+    assert caplog.text.count("a worker was killed (SIGKILL); its trial begins again") == 1
+    count = found.sweep.total
+    assert [trial.user_attrs["number"] for trial in found.trials()] == list(range(count))
+    assert values(found) == {number: score_of(point) for number, point in enumerate(points(found))}
+    assert len(found.optuna.get_trials()) == count + 1  # one was begun twice, and none is running still
+    assert not found.optuna.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
+
+
+def test_a_worker_that_somebody_stops_is_replaced(study, place, monkeypatch, forked, caplog):
+    monkeypatch.setattr(work, "_worker", told_to_stop)
+    found = study()
+    work.work_in_processes(found, parent(place), workers=1)
+    assert values(found) == EXPECTED
+    assert "a worker was killed (SIGTERM); another one begins" in caplog.text
+
+
+def test_workers_that_are_killed_at_each_start_end_the_sweep_with_a_remedy(study, place, monkeypatch, forked):
+    monkeypatch.setattr(work, "_worker", kill_itself)
+    found = study()
+    words = r"3 workers in a row were killed \(SIGKILL\) before they came to a trial\. Remedy: .*fewer --workers"
+    with pytest.raises(InputError, match=words):
+        work.work_in_processes(found, parent(place), workers=1)
+    assert len([*found.folder.glob("started-*")]) == 3
 
 
 def test_workers_that_cannot_begin_are_not_started_for_ever(study, place, monkeypatch, forked):
@@ -179,6 +256,6 @@ def test_gpus_are_those_that_this_process_may_see(monkeypatch):
 
 def test_sigterm_becomes_an_exit_that_closes_what_is_open():
     earlier = signal.getsignal(signal.SIGTERM)
-    with work.stopped_by_sigterm(), pytest.raises(SystemExit, match="143"):
+    with work.stopped_by_signals(), pytest.raises(SystemExit, match="143"):
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is earlier

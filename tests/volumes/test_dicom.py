@@ -228,7 +228,7 @@ def test_directions_that_are_none(tmp_path):
     dicom_series(tmp_path, axes=np.array([[1, 0, 0], [0.6, 0.8, 0]]))
     problem(tmp_path, "no unit vectors at right angles")
     dicom_series(tmp_path, PixelSpacing=[0.8, 0])
-    problem(tmp_path, "axis of length 0")
+    problem(tmp_path, "not two positive numbers")
 
 
 def test_rounded_directions_are_made_square(tmp_path):

@@ -4,9 +4,10 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import VOXELS, change, dicom_series, dicom_slice
-from pydicom.uid import RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from pipeline.errors import InputError
+from pipeline.volumes import dicom_file
 from pipeline.volumes.dicom_file import DicomFile, is_dicom, no_dicom_file, read_dicom_file
 from pipeline.volumes.reading import read_header
 
@@ -114,3 +115,44 @@ def test_truncation_at_every_byte(tmp_path):
         with pytest.raises(InputError, match=r"truncated|damaged|cannot be read") as caught:
             read_header(tmp_path / "000.dcm", 3)
         assert caught.value.file == str(last)
+
+
+def test_a_deflated_file_unpacks_to_no_more_than_a_bound(tmp_path, monkeypatch):
+    header = pydicom.dcmread(dicom_slice(tmp_path / "a", PIXELS))
+    header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    header.save_as(tmp_path / "a")
+    assert read_dicom_file(tmp_path / "a").problem is None
+    whole = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(whole[:-30])
+    assert "is truncated" in read_dicom_file(tmp_path / "a").problem.reason
+    (tmp_path / "a").write_bytes(whole)
+    header.Rows += 1
+    header.save_as(tmp_path / "fewer")
+    assert "is truncated: 384 of 416 bytes of pixels" in read_dicom_file(tmp_path / "fewer").problem.reason
+    monkeypatch.setattr(dicom_file, "DEFLATED_LIMIT", 500)
+    problem = read_dicom_file(tmp_path / "a").problem
+    assert "is deflated, and unpacks to more than 500 bytes" in problem.reason
+    assert "dcmconv +te" in problem.remedy
+
+
+def test_a_3d_image_says_how_far_its_pixels_are_apart(tmp_path):
+    for number, (tags, reason) in enumerate(
+        [
+            ({"PixelSpacing": None}, "does not say how far its pixels are apart"),
+            ({"PixelSpacing": None, "ImagerPixelSpacing": [0.2, 0.1]}, "does not say how far its pixels are apart"),
+            ({"PixelSpacing": [1, 2, 3]}, "two positive numbers"),
+            ({"PixelSpacing": 1}, "two positive numbers"),
+            ({"PixelSpacing": [-1, 1]}, "two positive numbers"),
+            ({"PixelSpacing": [0, 1]}, "two positive numbers"),
+        ]
+    ):
+        folder = dicom_series(tmp_path / str(number), VOXELS, SliceThickness=2.5, **tags)
+        for path in (folder, folder / "001.dcm"):
+            with pytest.raises(InputError, match=reason) as caught:
+                read_header(path, 3)
+            assert str(folder) in caught.value.file
+        if "positive" in reason:
+            with pytest.raises(InputError, match=reason):
+                read_header(folder / "001.dcm", 2)
+        else:
+            assert read_header(folder / "001.dcm", 2).shape == (12, 16)

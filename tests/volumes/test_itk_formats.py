@@ -1,9 +1,10 @@
+import gzip
 import re
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from volume_files import PIXELS, VOXELS, itk_image, refused
+from volume_files import LAS, PIXELS, VOXELS, itk_image, refused
 
 from pipeline.errors import InputError
 from pipeline.volumes.reading import read_header, read_volume
@@ -131,3 +132,74 @@ def test_a_wrong_count_of_compressed_bytes_is_found(tmp_path):
     (size,) = re.findall(rb"CompressedDataSize = (\d+)", content)
     file.write_bytes(content.replace(b"Size = " + size, b"Size = %d" % (int(size) - 1), 1))
     refused(file, 3, f"holds {int(size)} compressed bytes, the header claims {int(size) - 1}")
+
+
+NRRD = "NRRD0004\ntype: short\nendian: little\nencoding: {encoding}\n{lines}\n\n"
+PLACE = "space: left-posterior-superior\nspace directions: (-1.5,0,0) (0,2,0) (0,0,3)\n"
+ONE_MORE = PLACE.replace("(-1.5", "{} (-1.5")  # whose first axis is of channels
+
+
+def nrrd(file, lines, encoding="raw", body=None):
+    body = VOXELS.tobytes(order="F") if body is None else body
+    file.write_bytes(NRRD.format(encoding=encoding, lines=lines.strip()).encode() + body)
+    return file
+
+
+@pytest.mark.parametrize("kinds", ["vector domain domain domain", "list space space space"])
+@pytest.mark.parametrize(
+    "lines", ["spacings: nan 1.5 2 3", *map(ONE_MORE.format, ("none", "(nan,nan,nan)", "(NaN, nan, nan)"))]
+)
+def test_an_axis_of_channels_has_no_spacing(tmp_path, kinds, lines):
+    file = nrrd(tmp_path / "a.nrrd", f"dimension: 4\nsizes: 1 2 3 4\nkinds: {kinds}\n{lines}")
+    volume = read_volume(file, 3)
+    np.testing.assert_array_equal(volume.array, VOXELS[None])
+    assert volume.spacing == (1.5, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("spacings: 1.5 nan 3", "spacings are not finite for an axis"),
+        ("kinds: domain domain domain\nspacings: 1.5 nan 3", "spacings are not finite for an axis"),
+        ("kinds: domain ??? domain\nspacings: 1.5 nan 3", "spacings are not finite for an axis"),
+        ("kinds: domain vector\nspacings: 1.5 nan 3", "spacings are not finite for an axis"),
+        ("spacings: 1.5 inf 3", "spacings is not finite"),
+        ("spacings: 1.5 two 3", "spacings is no list of numbers"),
+        (PLACE.replace("(0,2,0)", "(0,nan,0)"), "space directions is not finite"),
+        (PLACE.replace("(0,2,0)", "(nan,nan,nan)"), "space directions are not finite for an axis"),
+        (PLACE.replace("(0,2,0)", "none"), "space directions are not finite for an axis"),
+        (PLACE.replace("(0,2,0)", "(0,2)"), "space directions are not those of all axes"),
+    ],
+)
+def test_an_axis_of_space_has_one(tmp_path, lines, reason):
+    refused(nrrd(tmp_path / "a.nrrd", f"dimension: 3\nsizes: 2 3 4\n{lines}"), 3, reason)
+
+
+def test_a_nrrd_of_several_members(tmp_path):
+    body, lines = VOXELS.tobytes(order="F"), f"dimension: 3\nsizes: 2 3 4\n{PLACE}"
+    first, second, third = (gzip.compress(part) for part in (body[:10], body[10:30], body[30:]))
+    for packed in (first + second + third, first + second + third + b"\n"):
+        file = nrrd(tmp_path / "a.nrrd", lines, "gzip", packed)
+        np.testing.assert_array_equal(read_volume(file, 3).array[0], VOXELS)
+    refused(nrrd(tmp_path / "b.nrrd", lines, "gzip", first + second), 3, "unpacks to 30 bytes of voxels")
+    refused(nrrd(tmp_path / "c.nrrd", lines, "gzip", first + third[:-9]), 3, "is truncated")
+    refused(nrrd(tmp_path / "d.nrrd", lines, "gzip", first + b"x" + third), 3, "unpacks to 10 bytes of voxels")
+    voxels = np.random.default_rng(0).integers(99, size=(40, 40, 40)).astype(np.int16)
+    whole = voxels.tobytes(order="F")
+    split = 65536 - len(gzip.compress(whole[:65000], 0)) + 65000  # so that the first piece ends with the first member
+    first, second = gzip.compress(whole[:split], 0), gzip.compress(whole[split:])
+    assert len(first) == 65536
+    file = nrrd(tmp_path / "e.nrrd", lines.replace("2 3 4", "40 40 40"), "gzip", first + second)
+    np.testing.assert_array_equal(read_volume(file, 3).array[0], voxels)
+
+
+def test_keys_that_resemble_one_that_is_there_are_others(tmp_path):
+    file = tmp_path / "a.mha"
+    sitk.WriteImage(itk_image(), str(file))
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"NDims", b"ImageOrientation = 0 1 0\nOffsetX = 7\noffset = 9\nNDims", 1))
+    volume = read_volume(file, 3)
+    np.testing.assert_array_equal(volume.array, VOXELS[None])
+    np.testing.assert_allclose(volume.affine, LAS)
+    file.write_bytes(whole.replace(b"Offset =", b"OffsetX =", 1))
+    refused(file, 3, "OffsetX is unknown. Remedy: spell it Offset")

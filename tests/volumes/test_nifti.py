@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk
 from volume_files import LAS, VOXELS, itk_image, nifti, refused
 
-from pipeline.volumes.nifti import nifti_header
+from pipeline.volumes.nifti import OFFSET_LIMIT, TAIL_LIMIT, nifti_header
 from pipeline.volumes.reading import read_header, read_volume
 
 
@@ -157,3 +157,26 @@ def test_claims_beyond_the_file_are_refused_before_memory_is_taken(tmp_path):
     huge = [3, 30000, 30000, 30000, 1, 1, 1, 1]  # 54 TB of int16
     refused(nifti(tmp_path / "a.nii", dim=huge), 3, "is truncated: the header claims 54000000000352 bytes")
     refused(nifti(tmp_path / "a.nii.gz", dim=huge), 3, "that unpack to at most")
+
+
+def test_a_voxel_size_counts_where_a_qform_goes_by_it(tmp_path):
+    sizes = [1, -1.5, 2, 3, 1, 1, 1, 1]
+    np.testing.assert_allclose(read_header(nifti(tmp_path / "a.nii", qform=None, pixdim=sizes), 3).affine, LAS)
+    refused(nifti(tmp_path / "b.nii", pixdim=sizes), 3, r"a negative voxel size \(pixdim\): \[-1.5")
+    refused(nifti(tmp_path / "c.nii", sform=None, pixdim=sizes), 3, "a negative voxel size")
+
+
+def test_what_lies_before_and_behind_the_voxels_is_bounded(tmp_path):
+    file, raw = tmp_path / "a.nii.gz", nifti(tmp_path / "a.nii").read_bytes()
+    far = bytearray(raw[:352])
+    np.frombuffer(far, nib.Nifti1Header().structarr.dtype, count=1)["vox_offset"] = OFFSET_LIMIT
+    file.write_bytes(gzip.compress(far + bytes(OFFSET_LIMIT - 352) + raw[352:]))
+    np.testing.assert_array_equal(read_volume(file, 3).array[0], VOXELS)
+    for name in ("b.nii", "b.nii.gz"):
+        refused(nifti(tmp_path / name, vox_offset=OFFSET_LIMIT + 16), 3, "begins its voxels at byte .* far behind any")
+    file.write_bytes(gzip.compress(raw + bytes(TAIL_LIMIT), 1))
+    np.testing.assert_array_equal(read_volume(file, 3).array[0], VOXELS)
+    file.write_bytes(gzip.compress(raw + bytes(TAIL_LIMIT + 1), 1))
+    refused(file, 3, "holds more than 67108864 bytes behind its voxels")
+    file.write_bytes(gzip.compress(raw + bytes(100))[:-8])  # without its checksum
+    refused(file, 3, "cannot be read")

@@ -76,3 +76,26 @@ def test_the_suffix_decides_on_the_reader(tmp_path):
 
 def test_claims_beyond_the_file_are_refused_before_memory_is_taken(tmp_path):
     refused(png(tmp_path / "a.png", 10**6, 10**6, 8, 0, [b"\0"]), 2, "the header claims 1000000000000 bytes")
+
+
+def test_what_stands_behind_the_end_of_a_png_is_left_alone(tmp_path):
+    file = tmp_path / "a.png"
+    Image.fromarray(PIXELS).save(file)
+    whole = file.read_bytes()
+    for tail in (b"\n", b"\r\n", b"abc", bytes(4), b"x" * 50):
+        file.write_bytes(whole + tail)
+        np.testing.assert_array_equal(read_volume(file, 2).array[0], PIXELS)
+    file.write_bytes(whole[:33] + whole[-12:] + whole[33:])  # the end before the pixels
+    refused(file, 2, "has no pixels|cannot be read")
+    file.write_bytes(whole[:-12])
+    refused(file, 2, "cannot be read")
+
+
+@pytest.mark.parametrize("place", [26, 27])  # of IHDR: the ways to pack and to filter
+def test_a_way_of_packing_that_png_does_not_know(tmp_path, place):
+    file = tmp_path / "a.png"
+    Image.fromarray(PIXELS).save(file)
+    header = bytearray(file.read_bytes()[16:29])
+    header[place - 16] = 1
+    file.write_bytes(file.read_bytes()[:8] + chunk(b"IHDR", bytes(header)) + file.read_bytes()[33:])
+    refused(file, 2, "a way of packing|cannot be read")

@@ -7,6 +7,7 @@ from PIL import Image
 from volume_files import PIXELS, refused, tiff
 
 from pipeline.volumes.reading import read_header, read_volume
+from pipeline.volumes.tiff import RATIOS
 
 
 @pytest.mark.parametrize(
@@ -126,3 +127,61 @@ def test_claims_beyond_the_file_are_refused_before_memory_is_taken(tmp_path):
             whole[entry + 2 : entry + 12] = struct.pack("<HII", 4, 1, 10**6)
     (tmp_path / "a.tif").write_bytes(whole)
     refused(tmp_path / "a.tif", 2, "the header claims 1000000000000 bytes")
+
+
+@pytest.mark.parametrize("codec", ["zlib", "lzw", "packbits", "lzma", "zstd", "jpeg"])
+def test_black_pictures_unpack_to_no_more_than_their_codec_can(tmp_path, codec):
+    black = np.zeros((4096, 4096), np.uint8)
+    file = tiff(tmp_path / "a.tif", black, compression=codec, rowsperstrip=4096, metadata=None)
+    assert not read_volume(file, 2).array.any()
+    with tifffile.TiffFile(file) as tiff_file:
+        page = tiff_file.pages[0]
+        assert page.compression in RATIOS
+        entries = [page.tags[name].offset for name in ("ImageWidth", "ImageLength", "RowsPerStrip")]
+    raw = bytearray(file.read_bytes())
+    side = int((len(raw) * RATIOS[page.compression]) ** 0.5) + 1
+    for entry in entries:
+        struct.pack_into("<HII", raw, entry + 2, 4, 1, side)
+    file.write_bytes(raw)
+    refused(file, 2, f"the header claims {side**2} bytes")
+
+
+def test_lzw_that_claims_what_no_lzw_holds(tmp_path):
+    file = tiff(tmp_path / "a.tif", np.zeros((16, 16), np.uint8), compression="lzw", metadata=None)
+    raw = bytearray(file.read_bytes())
+    with tifffile.TiffFile(file) as tiff_file:
+        for name in ("ImageWidth", "ImageLength"):
+            struct.pack_into("<HII", raw, tiff_file.pages[0].tags[name].offset + 2, 4, 1, 60_000)
+    file.write_bytes(raw + bytes(60_000))
+    refused(file, 2, "the header claims 3600000000 bytes")
+
+
+@pytest.mark.parametrize(("tag", "value"), [("PhotometricInterpretation", 0), ("Orientation", 3), ("BitsPerSample", 7)])
+@pytest.mark.parametrize("options", [{}, {"metadata": None}, {"bigtiff": True}, {"byteorder": ">"}])
+def test_a_page_that_is_shown_otherwise_than_the_first(tmp_path, tag, value, options):
+    tags = [(274, "H", 1, 1, False)]
+    file = tiff(tmp_path / "a.tif", np.stack([PIXELS] * 3), extratags=tags, compression="zlib", **options)
+    assert read_volume(file, 3).shape == (3, 3, 5)
+    with tifffile.TiffFile(file, mode="r+b") as tiff_file:
+        tiff_file.pages.get(1, cache=False, aspage=True).tags[tag].overwrite(value)
+    refused(file, 3, "its pages differ|holds 2 images of different size")
+
+
+def test_a_page_that_has_a_tag_twice(tmp_path):
+    file = tiff(tmp_path / "a.tif", PIXELS, extratags=[(33333, "H", 1, 1, False)])
+    raw = bytearray(file.read_bytes())
+    with tifffile.TiffFile(file) as tiff_file:
+        place = tiff_file.pages[0].tags[33333].offset
+    struct.pack_into("<H", raw, place, 274)
+    file.write_bytes(raw)
+    assert read_volume(file, 2).shape == (3, 5)
+    struct.pack_into("<H", raw, place, 262)
+    file.write_bytes(raw)
+    refused(file, 2, "a page has a tag twice")
+
+
+def test_colours_of_one_number(tmp_path):
+    file = tiff(tmp_path / "a.tif", PIXELS)
+    with tifffile.TiffFile(file, mode="r+b") as tiff_file:
+        tiff_file.pages[0].tags["PhotometricInterpretation"].overwrite(2)
+    refused(file, 2, "has RGB colours of 1 numbers")
