@@ -39,8 +39,8 @@ def interleaved(candidates: dict[str, Callable[[], object]], rounds: int = ROUND
 
 def peak_memory(code: str) -> float:
     """Return the MiB that a fresh Python holds at its peak while it runs `code`, which may import any benchmark."""
-    command, folder = [sys.executable, "-c", LAUNCHER, code], Path(__file__).parent
-    peak = int(subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE).stdout)
+    launch, folder = [sys.executable, "-c", LAUNCHER, code], Path(__file__).parent
+    peak = int(subprocess.run(launch, cwd=folder, check=True, stdout=subprocess.PIPE).stdout)
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)  # bytes on macOS, else KiB
 
 
@@ -72,13 +72,20 @@ def record(
         "ratio": float(f"{ratio:.3g}"),
         "at_least": at_least,
         "unit": unit,
-        "command": f"python benchmarks/{Path(sys.argv[0]).name}",
+        "command": command(),
         "machine": machine(),
         "date": date.today().isoformat(),
     }
     goal = {} if at_most is None else {"at_most": at_most}
     figures[name] |= goal if curve is None else {**goal, "curve": curve}
     output.write_text(json.dumps(list(figures.values()), indent=2) + "\n")
+
+
+def command() -> str:
+    """Return how this benchmark was called, without the places of its files."""
+    words, places = sys.argv[1:], {"--output", "--data"}
+    told = [word for before, word in zip(["", *words], words, strict=False) if not {before, word} & places]
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *told])
 
 
 def machine() -> str:

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import matplotlib
@@ -21,6 +23,11 @@ def pytest_configure():
     # Two test processes on two cores: one thread each, or they wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+    # What runs in a shell's background, or under nohup, starts deaf to the signals that some tests send.
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items):

@@ -33,7 +33,8 @@ def test_peak_memory_counts_what_is_held_at_once():
 
 
 def test_a_figure_replaces_the_one_of_its_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/somewhere/benchmarks/weights.py", "--output", "results.json"])
+    words = ["/b/weights.py", "--cases", "12", "--output", "results.json", "--data", "/data", "--full"]
+    monkeypatch.setattr(sys, "argv", words)
     output = tmp_path / "results.json"
     measure.record(output, "weights", 90, 100)
     measure.record(output, "memory", 21.26, 20, "times less memory")
@@ -45,7 +46,7 @@ def test_a_figure_replaces_the_one_of_its_name(tmp_path, monkeypatch):
         "ratio": 123.0,
         "at_least": 100,
         "unit": "times faster",
-        "command": "python benchmarks/weights.py",
+        "command": "python benchmarks/weights.py --cases 12 --full",
         "date": date.today().isoformat(),
     }
     assert machine.endswith(" cores")
