@@ -217,7 +217,8 @@ def test_the_letters_stand_on_the_side_that_they_name(viewing):
     sides = [*zip("RLAP", (left, right, top, bottom), strict=True)]  # axial
     sides += [*zip("RLSI", (left, right, top, bottom), strict=True)]  # coronal
     sides += [*zip("APSI", (left, right, top, bottom), strict=True)]  # sagittal
-    assert drawn == [(letter, *place) for letter, place in sides]
+    # A window that is laid out late is drawn once more.
+    assert drawn[-len(sides) :] == [(letter, *place) for letter, place in sides]
 
 
 def test_overlays_are_switched_by_box_and_by_key(viewing):
