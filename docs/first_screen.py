@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 
 from pipeline import figures
-from pipeline.predict import predict_with_bundle
+from pipeline.inference import predict_with_bundle
 
 DATA = Path("data/cells")
 

@@ -118,7 +118,7 @@ def _predict(options: argparse.Namespace) -> None:
 
     use_large_pages()  # before torch makes its first tensor
     import_monai()  # before anything else imports it as a whole
-    from pipeline.predict import predict_with_bundle
+    from pipeline.inference import predict_with_bundle
 
     overrides = {key: getattr(options, key) for key in ("resume", "num_shards", "shard_id", "track")}
     overrides |= {key: getattr(options, key) for key in ("device", "precision", "backend") if getattr(options, key)}

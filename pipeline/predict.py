@@ -6,37 +6,35 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from importlib.resources import files as files_of
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigWorkflow
 from monai.transforms import Compose
 from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.batch.batch_run import log_batch
-from pipeline.batch.clock import forwards, stage, table
+from pipeline.batch.case_work import CaseWork, new_row, record
+from pipeline.batch.clock import table
 from pipeline.batch.completion import Completion, digest_of
-from pipeline.batch.failures import log_failure, raise_failures
+from pipeline.batch.failures import raise_failures
 from pipeline.batch.inputs import Input, find_inputs, shard
-from pipeline.batch.memory import Need, check_room, wants_room
+from pipeline.batch.memory import Need
 from pipeline.batch.stages import Outcome, run_stages
-from pipeline.batch.summary import clashes, measure, write_summary
-from pipeline.errors import InputError, find_input_error, visible
+from pipeline.batch.summary import clashes, write_summary
+from pipeline.errors import InputError, visible
 from pipeline.execution import prepare
 from pipeline.handlers.load_weights import load_weights, weights_file
-from pipeline.label_slabs import predict_labels, split_voxelwise, steps_of
+from pipeline.label_slabs import steps_of
 from pipeline.provenance import digest
-from pipeline.settings import WHERE_NOT_WHAT, read_config
+from pipeline.settings import WHERE_NOT_WHAT
 from pipeline.stop_signals import stopped_by_signals
 from pipeline.transforms.to_grid import ToGridd
-from pipeline.trust import check_config
 from pipeline.volumes.header import VolumeHeader
 
 logger = logging.getLogger(__name__)
@@ -49,11 +47,6 @@ def records(
 ) -> list[dict[str, Any]]:
     """Return a record `{"id", "image"}` for each case that `find_inputs` finds, for programs that run a dataset."""
     return [record(entry) for entry in find_inputs(source, output_dir, in_channels, spatial_dims=spatial_dims)]
-
-
-def record(entry: Input) -> dict[str, Any]:
-    """Return what the preprocessing takes of a case."""
-    return {"id": entry.case, "image": [str(file) for file in entry.files]}
 
 
 class FolderPredictor:
@@ -130,12 +123,9 @@ class FolderPredictor:
     def run(self) -> list[dict[str, Any]]:
         """Predict all; return a row per case, and raise when any failed, after the others are done."""
         entries = self._entries()
-        load_weights(self.weights, self.network).to(self.device).eval()
-        self.prepared = prepare(self.network, self.weights, self.device, self.precision, self.backend, self.config)
-        model = {"weights": digest(self.weights), "settings": digest_of(self.settings), **self._execution()}
-        completion = Completion(self.output_dir, model)
-        rows = {entry.case: _row(entry, "waiting") for entry in entries}
-        todo = self._incomplete(entries, completion, rows) if self.resume else entries
+        work = self.work()
+        rows = {entry.case: new_row(entry, "waiting") for entry in entries}
+        todo = self._incomplete(entries, work.completion, rows) if self.resume else entries
         try:
             self._write_summary(rows)  # into a folder that nothing can be written to, no case needs be predicted
         except OSError as error:
@@ -143,20 +133,37 @@ class FolderPredictor:
             raise InputError(reason, file=self.output_dir, remedy="choose another output folder") from error
         try:
             with stopped_by_signals():
-                for row in self._predicted(todo, completion, rows):
+                for row in self._predicted(todo, work, rows):
                     rows[row["case"]] = row
         except (KeyboardInterrupt, SystemExit):
             logger.warning("stopped before the end of the batch: run it again with --resume")
             raise
         finally:
             self._write_summary(rows)
-        self._tell_time(len(todo))
+        self._tell_time(len(todo), work.execution)
         self._report(list(rows.values()))
         return list(rows.values())
 
-    def _execution(self) -> dict[str, str]:
-        """Return in which number format the network computes, and by which program."""
-        return {"precision": str(self.prepared.precision), "backend": str(self.prepared.backend)}
+    def work(self) -> CaseWork:
+        """Load the weights; return what is done of each case."""
+        load_weights(self.weights, self.network).to(self.device).eval()
+        prepared = prepare(self.network, self.weights, self.device, self.precision, self.backend, self.config)
+        execution = {"precision": str(prepared.precision), "backend": str(prepared.backend)}
+        model = {"weights": digest(self.weights), "settings": digest_of(self.settings), **execution}
+        return CaseWork(
+            network=prepared,
+            completion=Completion(self.output_dir, model),
+            preprocessing=self.preprocessing,
+            inferer=self.inferer,
+            postprocessing=self.postprocessing,
+            spatial_dims=self.spatial_dims,
+            in_channels=getattr(self.network, "in_channels", self.in_channels),
+            class_names=self.class_names,
+            device=self.device,
+            probabilities=self.probabilities,
+            uncertainty=self.uncertainty,
+            need=self.need,
+        )
 
     def _entries(self) -> list[Input]:
         found = find_inputs(self.input_dir, self.output_dir, self.in_channels, spatial_dims=self.spatial_dims)
@@ -186,7 +193,7 @@ class FolderPredictor:
         for entry in tqdm(entries, "looking at what is complete", unit="case", delay=2, disable=None):
             why = completion.why_incomplete(entry)
             if why is None:
-                rows[entry.case] = _row(entry, "done") | completion.result(entry)
+                rows[entry.case] = new_row(entry, "done") | completion.result(entry)
             else:
                 logger.debug("case '%s' is to be done: %s", entry.case, why)
                 todo.append(entry)
@@ -194,21 +201,22 @@ class FolderPredictor:
         return todo
 
     def _predicted(
-        self, todo: Sequence[Input], completion: Completion, rows: dict[str, dict[str, Any]]
+        self, todo: Sequence[Input], work: CaseWork, rows: dict[str, dict[str, Any]]
     ) -> Iterator[dict[str, Any]]:
         """Yield the rows of cases with a bar and a log line for each, and write the summary now and then."""
         numbers = itertools.count(1)
 
-        def read(entry: Input) -> Any:
-            completion.begin(entry)
-            return self._read(entry)
-
         def record(outcome: Outcome[Input]) -> dict[str, Any]:
-            return self._row(outcome, completion, self._time_left(next(numbers), len(todo)))
+            row = work.row(outcome)
+            self._seconds.update(outcome.clock.seconds)
+            progress = self._time_left(next(numbers), len(todo))
+            if row["status"] == "done":
+                logger.info("case '%s': done in %.1f s%s", visible(row["case"]), row["seconds"], progress)
+            return row
 
         self._begun = written = time.monotonic()
         self._seconds: Counter[str] = Counter()
-        predicted = run_stages(todo, read, self._predict, self._finish, record, self._alone)
+        predicted = run_stages(todo, work.read, work.predict, work.write, record, work.wants_room)
         # A log file has a line for each case instead of the bar.
         with logging_redirect_tqdm(), tqdm(total=len(todo), desc="predict", unit="case", disable=None) as bar:
             for row in predicted:
@@ -218,66 +226,10 @@ class FolderPredictor:
                     self._write_summary(rows)
                     written = time.monotonic()
 
-    def _alone(self, entry: Input) -> bool:
-        return wants_room(entry.files, self.spatial_dims, self.need)
-
-    @stage("read")
-    def _read(self, entry: Input) -> dict[str, Any]:
-        if entry.problem is not None:
-            raise entry.problem
-        check_room(entry.files, self.spatial_dims, entry.case, self.need)
-        item: Any = record(entry)
-        for step in steps_of(self.preprocessing):
-            with stage("resample" if isinstance(step, ToGridd) else "read"):
-                item = step(item)
-        wanted = getattr(self.network, "in_channels", self.in_channels)
-        if len(item["image"]) != wanted:
-            reason = f"the image has {len(item['image'])} channels, and the network was trained on {wanted}"
-            remedy = "convert the image, or train anew"
-            raise InputError(reason, case=entry.case, file=entry.files[0], remedy=remedy)
-        return item
-
-    @stage("invert")
-    def _predict(self, item: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        voxelwise, _ = split_voxelwise(self.postprocessing.flatten().transforms)
-        with forwards(self.prepared, self.device):
-            return predict_labels(
-                item, self.prepared, self.inferer, voxelwise, self.device, self.probabilities, self.uncertainty
-            )
-
-    @stage("write")
-    @torch.no_grad()
-    def _finish(self, item: dict[Hashable, Any]) -> dict[str, Any]:
-        """Write what there is to write; return what the summary says of it."""
-        _, writing = split_voxelwise(self.postprocessing.flatten().transforms)
-        item = Compose(writing)(item)
-        return {**measure(item, self.class_names), **self._execution(), "outputs": item.get("outputs", [])}
-
     def _time_left(self, number: int, total: int) -> str:
         """Return how far the batch is, in words for a log."""
         left = (time.monotonic() - self._begun) / number * (total - number)
         return f" ({number} of {total}, {timedelta(seconds=round(left))} left)"
-
-    def _row(self, outcome: Outcome[Input], completion: Completion, progress: str) -> dict[str, Any]:
-        """Record a case that is done, and return its row of the summary."""
-        entry, seconds, error = outcome.entry, outcome.clock.seconds, outcome.error
-        self._seconds.update(seconds)
-        taken = {"seconds": sum(seconds.values()), **{f"seconds_{name}": value for name, value in seconds.items()}}
-        row = _row(entry, "done") | {key: round(value, 3) for key, value in taken.items()}
-        if error is None:
-            outputs = outcome.result["outputs"]
-            row |= outcome.result | {"outputs": [file.relative_to(self.output_dir).as_posix() for file in outputs]}
-            if others := set(completion.leftovers(entry)) - set(outputs):
-                row["reason"] = f"not of this batch, but of an earlier one: {', '.join(sorted(map(str, others)))}"
-                logger.warning("case '%s': %s", visible(entry.case), row["reason"])
-            try:
-                completion.mark_complete(entry, outputs, row)
-            except (InputError, OSError) as failure:
-                error = failure
-        if error is not None:
-            return row | {"status": "failed", "reason": log_failure(entry.case, error, completion.leftovers(entry))}
-        logger.info("case '%s': done in %.1f s%s", visible(entry.case), row["seconds"], progress)
-        return row
 
     @property
     def _summary(self) -> Path:
@@ -287,13 +239,13 @@ class FolderPredictor:
     def _write_summary(self, rows: Mapping[str, dict[str, Any]]) -> None:
         write_summary(self._summary, rows.values())
 
-    def _tell_time(self, cases: int) -> None:
+    def _tell_time(self, cases: int, execution: Mapping[str, str]) -> None:
         """Log where the time went, and keep it in MLflow if that is asked for."""
         elapsed = time.monotonic() - self._begun
         for line in table(self._seconds, cases, elapsed):
             logger.info(line)
         if self.track:
-            params = {"model": self.weights, **self._execution(), "cases": cases}
+            params = {"model": self.weights, **execution, "cases": cases}
             log_batch(params, self._seconds, elapsed, self._summary.with_name(f"{self._summary.name}.csv"))
 
     def _report(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -306,74 +258,3 @@ def _grid_of(preprocessing: Callable[[Any], Any]) -> Callable[[VolumeHeader], in
     """Return how many voxels the preprocessing makes of a file, where it resamples."""
     grid = next((step for step in steps_of(preprocessing) if isinstance(step, ToGridd)), None)
     return None if grid is None else lambda header: grid.voxels_of(header.affine, header.shape)
-
-
-def _row(entry: Input, status: str) -> dict[str, Any]:
-    return {"case": entry.case, "status": status, "reason": ""}
-
-
-def predict_with_bundle(
-    bundle: str | Path,
-    input_dir: str,
-    output_dir: str,
-    overlays: Sequence[str] = (),
-    trust: bool = False,
-    **overrides: Any,
-) -> None:
-    """Run the inference config of a bundle or run folder, as `python -m monai.bundle run inference` does.
-
-    Args:
-        bundle: the folder that holds `configs` and `models`, or ``models:/NAME@ALIAS`` of MLflow's registry.
-        input_dir: what to predict.
-        output_dir: where results go.
-        overlays: config files on top of the bundle's own.
-        trust: run whatever the config says; else only what `pipeline.trust` knows to be harmless.
-        overrides: settings of the config.
-    """
-    folder = Path(bundle)
-    if str(bundle).startswith("models:/"):
-        from pipeline.registry import fetch  # MLflow takes seconds to import
-
-        folder = fetch(str(bundle))
-    file = folder / "configs" / "inference.json"
-    try:
-        file.open().close()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        remedy = "name a run's folder, or a bundle such as bundles/unet"
-        raise InputError("this folder is no bundle", file=file, remedy=remedy) from error
-    except OSError as error:
-        reason = f"the config cannot be opened ({error.strerror})"
-        raise InputError(reason, file=file, remedy="correct the path or its permissions") from error
-    for overlay in overlays:
-        if not Path(overlay).is_file():
-            raise InputError("there is no such overlay", file=overlay, remedy="give the path of a config file")
-    # As text, a path with one of #, @, $ and % would be read as MONAI's own words.
-    overrides |= {"bundle_root": str(folder), "input_dir": Path(input_dir), "output_dir": Path(output_dir)}
-    files = [str(file), *map(str, overlays)]
-    try:
-        workflow = _workflow(files, trust, overrides)
-        workflow.initialize()
-        workflow.run()
-    except KeyError as error:
-        if not overlays:
-            raise
-        reason = f"an overlay changes what an inference config does not have ({error.args[0]})"
-        remedy = "train with this overlay: the run's own inference.json follows it"
-        raise InputError(reason, file=", ".join(map(str, overlays)), remedy=remedy) from error
-    except RuntimeError as error:  # MONAI wraps what a `$` expression raises
-        problem = find_input_error(error)
-        if problem is None:
-            raise
-        raise problem from None
-
-
-def _workflow(files: Sequence[str], trust: bool, overrides: dict[str, Any]) -> ConfigWorkflow:
-    """Return a workflow of which nothing has run; without trust, nothing in it can do harm."""
-    for file in files:
-        read_config(file)
-    if not trust:  # a logging.conf can write files too
-        overrides.setdefault("logging_file", str(files_of("pipeline") / "logging.conf"))
-    workflow = ConfigWorkflow(config_file=files, workflow_type="inference", run_id="inference", **overrides)
-    if not trust:
-        check_config(workflow.parser, files[0])
-    return workflow

@@ -230,7 +230,7 @@ def test_a_list_that_is_not_there_is_a_users_mistake(tmp_path):
 )
 def test_the_options_of_a_prediction_reach_it(monkeypatch, options, overrides):
     called = []
-    monkeypatch.setattr("pipeline.predict.predict_with_bundle", lambda *args, **more: called.append((args, more)))
+    monkeypatch.setattr("pipeline.inference.predict_with_bundle", lambda *args, **more: called.append((args, more)))
     main(["predict", "run", "in", "out", *options])
     defaults = {"resume": False, "num_shards": 1, "shard_id": 0, "track": False}
     assert called == [(("run", "in", "out", [], False), defaults | overrides)]
@@ -238,6 +238,6 @@ def test_the_options_of_a_prediction_reach_it(monkeypatch, options, overrides):
 
 def test_overlays_and_trust_of_a_prediction_reach_it(monkeypatch):
     called = []
-    monkeypatch.setattr("pipeline.predict.predict_with_bundle", lambda *args, **more: called.append(args))
+    monkeypatch.setattr("pipeline.inference.predict_with_bundle", lambda *args, **more: called.append(args))
     main(["predict", "run", "in", "out", "--overlay", "a.yaml", "b.yaml", "--uncertainty", "--trust"])
     assert called == [("run", "in", "out", ["a.yaml", "b.yaml"], True)]

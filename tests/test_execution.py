@@ -17,10 +17,10 @@ from pipeline.backends import Exported
 from pipeline.errors import InputError
 from pipeline.execution import prepare
 from pipeline.handlers.load_weights import load_weights
+from pipeline.inference import predict_with_bundle
 from pipeline.networks.precision import InFloat32, fast_layout, for_prediction
 from pipeline.networks.unet import UNet
 from pipeline.precision_record import why_not_proven
-from pipeline.predict import predict_with_bundle
 from pipeline.provenance import digest
 from pipeline.synthetic.cells import make_cells
 

@@ -24,7 +24,7 @@ from made_runs import DIGEST, made_run
 from mlflow.tracking import MlflowClient
 
 from pipeline.errors import InputError
-from pipeline.predict import predict_with_bundle
+from pipeline.inference import predict_with_bundle
 from pipeline.registry import bundle_digest, fetch, promote
 
 

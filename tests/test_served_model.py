@@ -15,7 +15,7 @@ from mlflow.pyfunc import PythonModelContext
 from scipy.ndimage import label
 
 from pipeline.errors import InputError
-from pipeline.predict import predict_with_bundle
+from pipeline.inference import predict_with_bundle
 from pipeline.served_model import ServedModel
 
 UNET3D = ROOT / "bundles" / "unet3d"

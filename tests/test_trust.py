@@ -11,8 +11,8 @@ from monai.bundle import ConfigParser
 
 from pipeline.bundle import inference_config
 from pipeline.errors import InputError
+from pipeline.inference import predict_with_bundle
 from pipeline.precision_record import prove
-from pipeline.predict import predict_with_bundle
 from pipeline.trust import CLASSES, HOLDERS, IMPORTS, _named, check_config
 
 ROOT = Path(__file__).parents[1]

@@ -15,8 +15,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import ckpt_export, onnx_export, verify_net_in_out
 
 from pipeline.bundle import OWN_OF_INFERENCE, flatten
+from pipeline.inference import predict_with_bundle
 from pipeline.metrics.overlap import dice
-from pipeline.predict import predict_with_bundle
 from pipeline.synthetic.cells import make_cells
 from pipeline.synthetic.organs import make_organs
 from pipeline.transforms.instances_to_mask import separate_instances

@@ -13,7 +13,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import ClipIntensityPercentiles, NormalizeIntensity, SpatialResample
 from monai.utils import MetaKeys
 
-from pipeline.predict import predict_with_bundle
+from pipeline.inference import predict_with_bundle
 from pipeline.synthetic.organs import make_organs
 from pipeline.transforms.to_grid import ToGridd
 

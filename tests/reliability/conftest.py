@@ -9,7 +9,7 @@ import pytest
 from threshold_bundle import write_threshold_bundle
 
 from pipeline.errors import InputError
-from pipeline.predict import predict_with_bundle
+from pipeline.inference import predict_with_bundle
 
 pytest.register_assert_rewrite("kill_anywhere", "killed_commands")
 

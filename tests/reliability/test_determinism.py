@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from run_files import last, same, without_times
 
 from pipeline import figures
-from pipeline.predict import predict_with_bundle
+from pipeline.inference import predict_with_bundle
 from pipeline.tracking import Tracking
 
 OPTIONS = {"epochs": 2, "network_def#dropout": 0.3, "learning_rate": 0.02}

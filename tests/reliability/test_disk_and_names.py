@@ -22,7 +22,7 @@ from pipeline.datalists.check import check_cases
 from pipeline.datalists.datalist import load_data_list
 from pipeline.errors import InputError
 from pipeline.handlers.mlflow_run import MLflowRun
-from pipeline.predict import predict_with_bundle
+from pipeline.inference import predict_with_bundle
 from pipeline.sync import sync
 from pipeline.tracking import Tracking
 from pipeline.volumes.reading import read_volume

@@ -38,8 +38,8 @@ from pipeline.datalists.datalist import Case, DataList, load_data_list
 from pipeline.datalists.fingerprint import ClassVolume
 from pipeline.errors import InputError
 from pipeline.handlers.load_weights import to_safetensors
+from pipeline.inference import predict_with_bundle
 from pipeline.pages.viewer import ViewerVolume
-from pipeline.predict import predict_with_bundle
 from pipeline.report import changed_settings, write_report
 from pipeline.slices import Slice, read_slices, write_slices
 from pipeline.sweeps.sweep_file import read_sweep
