@@ -168,10 +168,8 @@ def load_data_list(path: str | PathLike[str], strict: bool = True) -> DataList:
         raise InputError(f"no valid JSON at {place}: {error.msg}", file=path, remedy="mend the JSON there") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read: {error}", file=path, remedy="give the path of a data list") from error
-    except (
-        RecursionError,
-        ValueError,
-    ) as error:  # nested by the thousand, numbers of thousands of digits, half a letter
+    # Nested by the thousand, numbers of thousands of digits, half a letter.
+    except (RecursionError, ValueError) as error:
         raise InputError(f"is no data list: {error}", file=path, remedy="make the list anew") from error
     return parse_data_list(document, path, strict)
 

@@ -20,6 +20,7 @@ CONTEXT.set_forkserver_preload(
         "monai.bundle",
         "pipeline.bundle",
         "pipeline.handlers.run_bundle",
+        "pipeline.inference",
         "pipeline.inferers.sliding_window",
         "pipeline.predict",
         "pipeline.transforms.rand_elastic",
@@ -45,12 +46,17 @@ class BatchProcess:
         self.process.start()
 
     def status(self):
-        """Wait for its end and return the exit status, negative for a signal; more than the time limit is an error."""
-        self.process.join(TIME_LIMIT)
-        if self.process.is_alive():
-            self.process.kill()
-            raise AssertionError(f"the batch hangs:\n{Path(self.log).read_text()}")
-        return self.process.exitcode
+        """Wait for its end and return the exit status, negative for a signal."""
+        return status(self.process, self.log, TIME_LIMIT)
+
+
+def status(process, log, limit):
+    """Wait for the end of a process and return its status; more than so many seconds are an error."""
+    process.join(limit)
+    if process.is_alive():
+        process.kill()
+        raise AssertionError(f"{process.name} hangs:\n{Path(log).read_text()}")
+    return process.exitcode
 
 
 def _predict(arguments, log, sabotage):

@@ -1,15 +1,14 @@
 """Whole batches: divided into shards, on a disk that gets full, and with nothing to do."""
 
 import json
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from bad_files import cut, stored, voxels, write_volume
 from batch_process import BatchProcess
+from places import disk, fill
 
 from pipeline.volumes.reading import read_volume
 
@@ -56,26 +55,8 @@ def test_shards_at_once_give_what_one_process_gives(threshold, predict, tmp_path
 def small_disk(tmp_path):
     """A folder on a disk of 512 KiB, seen through the process that mounted it for itself alone."""
     (tmp_path / "disk").mkdir()
-    script = 'mount -t tmpfs -o size=512k tmpfs "$0" && echo ready && exec cat'
-    try:
-        holder = subprocess.Popen(
-            ["unshare", "-rm", "sh", "-c", script, str(tmp_path / "disk")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-    except FileNotFoundError:
-        pytest.skip("there is no unshare")
-    with holder:
-        if holder.stdout.readline() != "ready\n":
-            pytest.skip("this system lets nobody mount a disk of his own")
-        yield Path(f"/proc/{holder.pid}/root{tmp_path}/disk")
-        holder.stdin.close()
-
-
-def fill(file, leave):
-    """Fill a disk but for some bytes."""
-    file.write_bytes(bytes(shutil.disk_usage(file.parent).free - leave))
+    with disk(tmp_path / "disk", "size=512k") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".mha", ".nrrd"])
@@ -83,7 +64,7 @@ def test_the_case_that_finds_the_disk_full_leaves_no_part(suffix, predict, small
     source = write_scans(tmp_path / "in", "a.nii.gz", "z.nii.gz")
     large = np.random.default_rng(0).integers(-9, 9, (96, 96, 64)).astype(np.int16)  # its mask takes 72 KiB at least
     write_volume(source / f"large{suffix}", large)
-    fill(small_disk / "filler", leave=64 * 1024)
+    fill(small_disk, leave=64 * 1024)
     batch = predict(source, small_disk / "out", crop_size=[96, 96, 96])
     assert batch.done == {"a", "z"}
     for part in ("case 'large'", f"large{suffix}'", "disk full", "Remedy: free space"):
@@ -99,7 +80,7 @@ def test_the_case_that_finds_the_disk_full_leaves_no_part(suffix, predict, small
 
 def test_a_disk_without_room_for_the_summary(predict, small_disk, tmp_path):
     source = write_scans(tmp_path / "in", "a.nii.gz")
-    fill(small_disk / "filler", leave=0)
+    fill(small_disk)
     batch = predict(source, small_disk / "out")
     assert "disk full" in str(batch.error)
     assert "Remedy: free space" in str(batch.error)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import torch
-from batch_process import CONTEXT
+from batch_process import CONTEXT, status
 from discs import UNET, small_training
 
 TIME_LIMIT = 300  # seconds, of which the imports of the first process take most
@@ -32,12 +32,8 @@ class TrainingProcess:
         self.process.start()
 
     def status(self):
-        """Wait for its end and return the exit status, negative for a signal; more than the time limit is an error."""
-        self.process.join(TIME_LIMIT)
-        if self.process.is_alive():
-            self.process.kill()
-            raise AssertionError(f"the training hangs:\n{self.log.read_text()}")
-        return self.process.exitcode
+        """Wait for its end and return the exit status, negative for a signal."""
+        return status(self.process, self.log, TIME_LIMIT)
 
 
 def _train(folder, files, options, environment, sabotage):
