@@ -1,10 +1,10 @@
 """Overrides that nothing reads are errors; a config can be flattened and exported."""
 
 import json
-import subprocess
 
 import pytest
 import yaml
+from forked import Python
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from pipeline import bundle
@@ -114,17 +114,17 @@ def test_true_and_false_on_the_command_line_are_no_strings(configs, given, meant
     assert workflow.parser.get_parsed_content("config")["resume"] is meant
 
 
-def test_the_plain_runner_prints_one_line(configs, bundle_command):
+def test_the_plain_runner_prints_one_line(configs, tmp_path):
     arguments = ["run", "--config_file", str(configs / "train.json"), "--epocs", "50"]
-    result = subprocess.run([*bundle_command, *arguments], capture_output=True, text=True, check=False)
+    result = Python("-m", "monai.bundle", "run", *arguments, cwd=tmp_path).wait()
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1] == "error: unknown setting 'epocs'. Remedy: did you mean epochs?"
     assert "Traceback" not in result.stderr
 
 
-def test_a_bug_is_still_a_traceback(configs, bundle_command):
+def test_a_bug_is_still_a_traceback(configs, tmp_path):
     arguments = ["run", "--config_file", str(configs / "train.json"), "--run", "['$1/0']"]
-    result = subprocess.run([*bundle_command, *arguments], capture_output=True, text=True, check=False)
+    result = Python("-m", "monai.bundle", "run", *arguments, cwd=tmp_path).wait()
     assert result.returncode == 1
     assert "ZeroDivisionError" in result.stderr
     assert "Traceback" in result.stderr

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from discs import UNET, small_training
+from forked import Python
 from mlflow.tracking import MlflowClient
 from servers import absent
 
@@ -275,10 +276,8 @@ def test_a_training_killed_while_its_server_was_down_is_written_closed_and_can_b
     uri, run_bundle, tmp_path, discs
 ):
     options = {"epochs": EPOCHS, "run_name": "a", "mlflow#uri": absent(), "output_dir": str(tmp_path / "runs")}
-    command = [sys.executable, "-c", TRAIN_AND_DIE, str(UNET / "configs" / "train.json")]
-    result = subprocess.run(
-        [*command, json.dumps({**small_training(discs), **options})], capture_output=True, text=True, check=False
-    )
+    words = [UNET / "configs" / "train.json", json.dumps({**small_training(discs), **options})]
+    result = Python("-c", TRAIN_AND_DIE, *words, cwd=tmp_path).wait()
     assert result.returncode == -signal.SIGKILL, result.stderr
     (done,) = sync(uri=uri, output_dir=tmp_path / "runs")
     assert done.status == "KILLED"

@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from forked import Python
 from mlflow.tracking import MlflowClient
 from servers import absent, running
 
@@ -69,10 +68,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_what_was_flushed_survives_a_kill(made_store):
-    result = subprocess.run(
-        [sys.executable, "-c", LOG_AND_DIE, made_store], capture_output=True, text=True, check=False
-    )
+def test_what_was_flushed_survives_a_kill(made_store, tmp_path):
+    result = Python("-c", LOG_AND_DIE, made_store, cwd=tmp_path).wait()
     assert result.returncode == -signal.SIGKILL
     steps = {metric.step for metric in MlflowClient(made_store).get_metric_history(result.stdout.strip(), "loss")}
     assert steps >= {1, 2, 3, 4, 5}
@@ -189,8 +186,7 @@ def test_a_server_that_comes_up_later_opens_the_run_then_and_gets_everything_in_
 def killed_at(folder, uri):
     """Let a tracked process be killed after five metrics, of which its store may have none."""
     script = LOG_AND_DIE.replace('"killed", {}', '"killed", {}, folder=pathlib.Path(sys.argv[2])')
-    command = [sys.executable, "-c", script.replace("import os", "import pathlib, os"), uri, str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = Python("-c", script.replace("import os", "import pathlib, os"), uri, folder, cwd=folder).wait()
     assert result.returncode == -signal.SIGKILL, result.stderr
 
 

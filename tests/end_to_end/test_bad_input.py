@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import tifffile
 from discs import UNET, small_training
+from forked import Python
 
 
 @pytest.fixture
@@ -63,11 +63,11 @@ SPOILED = [
 
 
 @pytest.mark.parametrize(("spoil", "words"), SPOILED, ids=[spoil.__name__ for spoil, _ in SPOILED])
-def test_training_does_not_begin(spoil, words, folder, tmp_path, bundle_command):
+def test_training_does_not_begin(spoil, words, folder, tmp_path):
     spoil(folder)
     options = [item for key, value in small_training(folder).items() for item in (f"--{key}", str(value))]
-    command = [*bundle_command, "training", "--config_file", str(UNET / "configs" / "train.json"), *options]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    arguments = ["run", "training", "--config_file", UNET / "configs" / "train.json", *options]
+    result = Python("-m", "monai.bundle", *arguments, cwd=tmp_path).wait()
     assert result.returncode == 1
     errors = result.stderr[result.stderr.index("error: ") :]
     for word in [*words, "Remedy: "]:

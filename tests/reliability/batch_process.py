@@ -1,6 +1,5 @@
 """The predict command in a process that is forked after the imports: a kill costs a tenth of a second, not ten."""
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -9,25 +8,10 @@ import warnings
 from pathlib import Path
 
 import SimpleITK as sitk
+from forked import CONTEXT, status
 
 from pipeline.cli import main
 
-CONTEXT = multiprocessing.get_context("forkserver")  # a fork of pytest itself might inherit a lock that is held
-CONTEXT.set_forkserver_preload(
-    [
-        "alembic.command",
-        "mlflow.store.tracking.sqlalchemy_store",
-        "monai.bundle",
-        "pipeline.bundle",
-        "pipeline.handlers.run_bundle",
-        "pipeline.inference",
-        "pipeline.inferers.sliding_window",
-        "pipeline.predict",
-        "pipeline.transforms.rand_elastic",
-        "pipeline.transforms.to_grid",
-        "torch._dynamo",
-    ]
-)
 TIME_LIMIT = 100  # seconds
 
 
@@ -48,15 +32,6 @@ class BatchProcess:
     def status(self):
         """Wait for its end and return the exit status, negative for a signal."""
         return status(self.process, self.log, TIME_LIMIT)
-
-
-def status(process, log, limit):
-    """Wait for the end of a process and return its status; more than so many seconds are an error."""
-    process.join(limit)
-    if process.is_alive():
-        process.kill()
-        raise AssertionError(f"{process.name} hangs:\n{Path(log).read_text()}")
-    return process.exitcode
 
 
 def _predict(arguments, log, sabotage):

@@ -5,9 +5,10 @@ Another number of threads and another number format give other numbers, each the
 
 import pytest
 import torch
-from batch_process import CONTEXT, TIME_LIMIT, BatchProcess
+from batch_process import TIME_LIMIT, BatchProcess
 from blobs import UNET3D, small_training_3d, write_blobs
 from discs import UNET, small_training, write_discs
+from forked import CONTEXT
 from monai.bundle import ConfigParser, ConfigWorkflow
 from run_files import last, same, without_times
 

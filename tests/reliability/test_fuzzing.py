@@ -16,8 +16,9 @@ import numpy as np
 import pydicom
 import pytest
 import yaml
-from batch_process import CONTEXT, BatchProcess, LittleMemory, quiet
+from batch_process import BatchProcess, LittleMemory, quiet
 from dicom_files import dicom_series, dicom_slice
+from forked import CONTEXT
 from fuzzed_files import (
     fuzzed_metaimage,
     fuzzed_nifti,

@@ -10,8 +10,9 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from batch_process import CONTEXT, LittleMemory, quiet
+from batch_process import LittleMemory, quiet
 from dicom_files import dicom_slice
+from forked import CONTEXT
 from fuzzed_files import (
     encoded,
 )

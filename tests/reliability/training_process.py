@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import torch
-from batch_process import CONTEXT, status
 from discs import UNET, small_training
+from forked import CONTEXT, status
 
 TIME_LIMIT = 300  # seconds, of which the imports of the first process take most
 # Of the handlers of a training, the one that leaves a bundle at the end takes longer than two epochs.
