@@ -12,7 +12,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from pipeline import console, settings
+from pipeline import console, ranks, settings
 from pipeline.errors import raise_all
 from pipeline.volumes.atomic import atomic_write_bytes, atomic_write_text
 
@@ -22,6 +22,7 @@ OWN_OF_INFERENCE |= {"dataset", "dataloader", "evaluator", "imports", "network",
 IMPORTED = re.compile(r"(\w+)\s*$")  # the name that a line of `imports` makes known
 # A run folder finds itself, so that it can be moved, zipped and run from anywhere.
 MOVABLE_ROOT = "$bundle.root()"
+MULTI_GPU = "multi_gpu.json"  # the overlay for several processes, known by its key `distributed`
 
 
 def check(*files: str) -> None:
@@ -37,9 +38,14 @@ def check(*files: str) -> None:
     parser, workflow = _caller(ConfigParser), _caller(ConfigWorkflow)
     assert parser is not None, "bundle.check is called by a config's `initialize`"
     console.explain_mistakes()
+    if parser.get().get("distributed"):
+        files = (*files, MULTI_GPU)
+    if ranks.are_started() and "train.json" in files:
+        ranks.start()
+        console.explain_mistakes()  # in place of torch's own way, which says every line of every rank
     if workflow is not None:
         own = ConfigParser.load_config_files([str(workflow.config_root_path / name) for name in files])
-        raise_all([*settings.misused_files(parser, own, files, workflow.run_id)], "Config files")
+        raise_all([*settings.misused_files(parser, files, workflow.run_id)], "Config files")
         settings.read_words(parser, own)
         config = settings.of(parser)
         problems = [*settings.unknown_keys(config, own), *settings.replaced_components(config, own)]
@@ -70,6 +76,19 @@ def root() -> str:
     """Return the bundle that the running config belongs to: the folder above its `configs`, else the working one."""
     folder = configs_folder()
     return "." if folder is None else str(folder.parent)
+
+
+def given(path: str) -> bool:
+    """Return whether a program that runs this config has put values in the place of what computes them.
+
+    MONAI Label gives a training its own cases; what the data list says of other files is then of no concern.
+
+    Args:
+        path: of an entry that the bundle itself computes, such as "train#dataset#data".
+    """
+    parser = _caller(ConfigParser)
+    assert parser is not None, "bundle.given is called from a config"
+    return not isinstance(parser[path], str)
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -113,16 +132,36 @@ def export(folder: Path, config: Mapping[str, Any], source: Path, data_list: Pat
         data_list: the list of its cases, copied into the bundle.
     """
     configs = folder / "configs"
-    train = {**config, "bundle_root": MOVABLE_ROOT, "resume": False, "run_name": None}
+    train = {**of_one_process(config, source), "bundle_root": MOVABLE_ROOT, "resume": False, "run_name": None}
     if data_list is not None:
         _copy(data_list, configs / "data_list.json")
         train["data_list"] = "$@bundle_root + '/configs/data_list.json'"
     write_config(configs / "train.json", train)
-    for name in ("evaluate.json", "multi_gpu.json", "logging.conf"):
+    for name in ("evaluate.json", MULTI_GPU, "logging.conf"):
         _copy(source / name, configs / name)
     if (source / "inference.json").is_file():
         write_config(configs / "inference.json", inference_config(config, source / "inference.json"))
     _copy(source.parent / "LICENSE", folder / "LICENSE")
+
+
+def of_one_process(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Return a config without what `multi_gpu.json` gave it: a run is used on one device, and resumed on any number."""
+    if not config.get("distributed"):
+        return dict(config)
+    made = deepcopy(dict(config))
+    own = ConfigParser.load_config_file(str(source / "train.json"))
+    for path, value in ConfigParser.load_config_file(str(source / MULTI_GPU)).items():
+        *parents, key = path.split("#")
+        inside, plain = made, own
+        for parent in parents:
+            inside, plain = inside[parent], plain[parent]
+        if inside.get(key) != value:
+            continue  # the user's own word, such as --device cpu
+        if key in plain:
+            inside[key] = plain[key]
+        else:
+            del inside[key]
+    return made
 
 
 def inference_config(train: Mapping[str, Any], inference_file: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 import sys
 from types import TracebackType
 
+from pipeline import ranks
 from pipeline.errors import InputError, find_input_error
 
 
@@ -16,12 +17,17 @@ def explain_mistakes() -> None:
 
 
 def print_mistake(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an InputError, also one that MONAI has wrapped, as one line; a bug keeps its traceback."""
-    problem = find_input_error(error) or _lost_worker(error)
+    """Print an InputError, also one that MONAI has wrapped, as one line; a bug keeps its traceback.
+
+    Of several ranks, each mistake is said by one, and the loss of a rank by the first that is left.
+    """
+    problem = find_input_error(error) or _lost_worker(error) or ranks.lost(error)
     if problem is not None:
-        print(f"error: {problem}", file=sys.stderr)
+        if ranks.says(problem):
+            print(f"error: {problem}", file=sys.stderr, flush=True)
     elif not isinstance(error, KeyboardInterrupt):  # of which the run's own log line tells
         sys.__excepthook__(kind, error, trace)
+    ranks.leave(str(problem or f"{kind.__name__}: {error}"))
 
 
 def _lost_worker(error: BaseException | None) -> InputError | None:

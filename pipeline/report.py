@@ -171,6 +171,12 @@ class ExtremeVolumes:
                 )
                 self.kept[name] = sorted([*kept, volume], key=lambda own: sign * (own.score or 0))[: self.count]
 
+    def merge(self, other: ExtremeVolumes) -> None:
+        """Take the volumes of another process, as if their cases had been seen here."""
+        for name, sign in (("worst", 1), ("best", -1)):
+            found = {volume.case: volume for volume in (*other.kept[name], *self.kept[name])}
+            self.kept[name] = sorted(found.values(), key=lambda own: sign * (own.score or 0))[: self.count]
+
     @property
     def volumes(self) -> list[ViewerVolume]:
         """Each once, the worst first."""

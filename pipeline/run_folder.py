@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from filelock import FileLock, Timeout
 
+from pipeline import ranks
 from pipeline.errors import InputError
 from pipeline.journal import NAME
 from pipeline.volumes.atomic import LONGEST_NAME, atomic_write_text
@@ -40,21 +40,25 @@ class RunFolder:
 
     @cached_property
     def path(self) -> Path:
-        """The folder, which exists and is locked from the first look on. All ranks must look, or none."""
-        if not (dist.is_available() and dist.is_initialized()):
+        """The folder, which exists and is locked from the first look on. All ranks must look, or none.
+
+        Where torchrun has started the ranks again, it is the folder that they had, and `resume` becomes true.
+        """
+        if ranks.size() == 1:
+            self._go_on_after_restart()
             return self._choose()
         # The first rank chooses. When it cannot, the others hear why, so that all of them stop.
-        chosen: list[Path | InputError | None] = [None]
-        if dist.get_rank() == 0:
+        chosen: tuple[Path | InputError | None, bool] = (None, False)
+        if ranks.rank() == 0:
             try:
-                chosen = [self._choose()]
+                self._go_on_after_restart()
+                chosen = self._choose(), self.resume
             except InputError as error:
-                chosen = [error]
-        dist.broadcast_object_list(chosen)
-        if isinstance(chosen[0], InputError):
-            raise chosen[0]
-        assert chosen[0] is not None
-        return chosen[0]
+                chosen = error, False
+        folder, self.resume = ranks.gather(chosen)[0]
+        if isinstance(folder, InputError):
+            raise folder
+        return folder
 
     @property
     def last_checkpoint(self) -> Path:
@@ -74,6 +78,15 @@ class RunFolder:
         """Let another process resume this run."""
         if "_lock" in self.__dict__:
             self._lock.release()
+
+    def _go_on_after_restart(self) -> None:
+        """Resume the newest run that this torchrun has begun, if it has begun one."""
+        if not ranks.restarts():
+            return
+        begun = [folder for folder in self._runs() if read_facts(folder).get("torchrun") == ranks.job()]
+        if begun:
+            newest = max(begun, key=lambda folder: (folder / "run.json").stat().st_mtime_ns)
+            self.name, self.resume = newest.name, True
 
     def _choose(self) -> Path:
         if self.name is not None and not _names_a_folder(self.name):
@@ -96,6 +109,8 @@ class RunFolder:
             shutil.rmtree(folder / "configs", ignore_errors=True)
             (folder / "run.json").unlink(missing_ok=True)
             _remember(folder, {"data_list": self.prefix})
+        if ranks.job() is not None:
+            _remember(folder, {"torchrun": ranks.job()})
         return folder
 
     def _new(self) -> Path:

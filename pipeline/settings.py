@@ -18,6 +18,7 @@ import torch
 import yaml
 from monai.bundle import ConfigComponent, ConfigParser
 
+from pipeline import ranks
 from pipeline.backends import BACKENDS
 from pipeline.errors import InputError, did_you_mean
 from pipeline.networks import compilation
@@ -26,15 +27,16 @@ from pipeline.networks.precision import PRECISIONS
 REFERENCE = re.compile(r"[@%](?:::|#)?(\w+)")
 RESERVED = {"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}  # what MONAI reads of a component itself
 RUN_IDS = ("training", "evaluating", "inference", "run")
+SHARED_IDS = ("training", "evaluating")  # what several processes can do together
 TEXTS = {"run_name"}  # whose own value is null
 # Of an inference config, what decides on no voxel of a label map.
 WHERE_NOT_WHAT = {"backend", "bundle_root", "checkpoint", "dataset_dir", "device", "input_dir", "num_shards"}
-WHERE_NOT_WHAT |= {"output_dir", "precision", "resume", "shard_id", "track"}
+WHERE_NOT_WHAT |= {"memory", "output_dir", "precision", "resume", "shard_id", "track"}
 PATHS = {"input_dir", "output_dir", "dataset_dir", "data_list", "bundle_root", "run_name"}
 # The least that a setting of this name can be, in every config that has it.
 WHOLE_NUMBERS = {"epochs": 1, "val_interval": 1, "patience": 1, "batch_size": 1, "crops_per_case": 1}
 WHOLE_NUMBERS |= {"accumulation_steps": 1, "num_workers": 0, "seed": 0, "fold": 0, "in_channels": 1, "spatial_dims": 2}
-WHOLE_NUMBERS |= {"num_shards": 1, "shard_id": 0}
+WHOLE_NUMBERS |= {"num_shards": 1, "shard_id": 0, "zarr_level": 0}
 MOST_ENTRIES, DEEPEST = 100_000, 100  # of a config file; the largest of the bundles' has some hundreds, and ten levels
 CHOICES = {"precision": PRECISIONS, "compile": compilation.CHOICES, "backend": BACKENDS}
 
@@ -84,20 +86,24 @@ def _children(node: Any) -> Iterable[Any]:
     return node.values()
 
 
-def misused_files(
-    parser: ConfigParser, own: Mapping[str, Any], files: Sequence[str], run_id: str
-) -> Iterator[InputError]:
-    """Yield what is wrong with the choice of config files and run id: an overlay alone, a run id of another file."""
+def misused_files(parser: ConfigParser, files: Sequence[str], run_id: str) -> Iterator[InputError]:
+    """Yield what is wrong with the choice of config files, run id and processes."""
     config = parser.get()
-    if own.keys() - config.keys():
-        listed = ",".join(f"'.../{name}'" for name in files)
-        yield InputError(f"'{files[-1]}' is an overlay and no config alone", remedy=f'--config_file "[{listed}]"')
-    elif run_id not in config:
+    if run_id not in config:
         known = [key for key in RUN_IDS if key in config]
         yield InputError(f"there is no run id '{run_id}' in {', '.join(files)}", remedy=did_you_mean(run_id, known))
     if "multi_gpu.json" in files and "RANK" not in os.environ:
         start = "torchrun --standalone --nproc_per_node=2 -m monai.bundle run training --config_file ..."
         yield InputError("'multi_gpu.json' is for processes that torchrun starts", remedy=start)
+    if "multi_gpu.json" not in files and run_id in SHARED_IDS and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        listed = ",".join(f"'.../{name}'" for name in (*files, "multi_gpu.json"))
+        reason = "torchrun has started several processes, and each would do all of this for itself"
+        yield InputError(reason, remedy=f'--config_file "[{listed}]"')
+    if run_id == "training" and "batch_size" in config and ranks.size() > 1:
+        try:
+            ranks.share(parser.get_parsed_content("batch_size"))
+        except InputError as error:
+            yield error
 
 
 def read_words(parser: ConfigParser, own: Mapping[str, Any]) -> None:

@@ -49,6 +49,12 @@ def told_to_stop() -> signal.Signals | None:
     return _told[0] if _told else None
 
 
+def hear_no_more() -> None:
+    """Let no signal of the next `GRACE` seconds disturb what closes because of an error."""
+    global _told
+    _told = _told or (signal.SIGTERM, time.monotonic())
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     global _told
     if _told and time.monotonic() - _told[1] < GRACE:

@@ -1,6 +1,7 @@
 """Overrides that nothing reads are errors; a config can be flattened and exported."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -101,6 +102,18 @@ def test_what_is_meant_is_let_through(configs, override):
     start(configs, **override)
 
 
+def test_a_run_of_several_processes_is_kept_as_one_of_a_single_process():
+    """What `multi_gpu.json` says is taken back; what else the config says is not, a user's device for one."""
+    for folder in (Path(__file__).parents[1] / "bundles").glob("*/configs"):
+        alone = ConfigParser.load_config_file(str(folder / "train.json"))
+        files = [str(folder / name) for name in ("train.json", "multi_gpu.json")]
+        together = ConfigParser.load_config_files(files)
+        assert together["device"] != alone["device"]
+        assert bundle.of_one_process(together, folder) == bundle.of_one_process(alone, folder) == alone
+        mine = bundle.of_one_process({**together, "device": "cpu", "epochs": 5}, folder)
+        assert mine == {**alone, "device": "cpu", "epochs": 5}
+
+
 def test_mistakes_in_an_overlay_are_found_too(configs):
     (configs / "mine.yaml").write_text(yaml.safe_dump({"epocs": 5}))
     with pytest.raises(InputError, match="did you mean epochs"):
@@ -170,3 +183,15 @@ def test_the_exported_bundle_predicts_with_the_network_that_was_trained(configs,
     }
     assert written["train.json"]["resume"] is False
     assert written["train.json"]["data_list"] == "$@bundle_root + '/configs/data_list.json'"
+
+
+def test_a_program_that_gives_values_in_place_of_an_expression_is_noticed():
+    content = {
+        "imports": TRAIN["imports"],
+        "train": {"dataset": {"data": "$[1, 2]"}},
+        "given": "$bundle.given('train#dataset#data')",
+    }
+    assert ConfigParser(content).get_parsed_content("given") is False
+    parser = ConfigParser(content)
+    parser.update({"train#dataset#data": [{"image": "a"}]})
+    assert parser.get_parsed_content("given") is True

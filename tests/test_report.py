@@ -177,6 +177,19 @@ def test_the_worst_and_the_best_volumes_are_kept():
     assert extremes.volumes == []
 
 
+def test_volumes_of_several_processes_are_kept_as_if_one_had_seen_them():
+    scores = [0.5, 0.9, 0.1, 0.6, 0.8]
+    parts = [ExtremeVolumes(2) for _ in range(3)]
+    for number, score in enumerate(scores):
+        for part in parts[number % 2 :: 2]:  # the first and the last have seen the same
+            part.look(f"case {number}", score, *np.zeros((3, 4, 4, 4)))
+    first, *others = parts
+    for other in others:
+        first.merge(other)
+    assert [volume.score for volume in first.volumes] == [0.1, 0.5, 0.8, 0.9]
+    assert [volume.case for volume in first.kept["worst"]] == ["case 2", "case 0"]
+
+
 def test_few_cases_stand_once_each():
     extremes = ExtremeVolumes(2)
     look(extremes, [0.5, 0.9, 0.7])

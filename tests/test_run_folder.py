@@ -14,6 +14,36 @@ def finish_epoch(run, age=0):
     os.utime(run.last_checkpoint, (stamp, stamp))
 
 
+@pytest.fixture
+def started_again(monkeypatch):
+    def by(job, times):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", job)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(times))
+
+    return by
+
+
+@pytest.mark.parametrize("name", [None, "a"])
+def test_a_restarted_torchrun_goes_on_with_its_own_run(tmp_path, started_again, name):
+    def look(job, times, **options):
+        started_again(job, times)
+        run = RunFolder(tmp_path, **options)
+        path, resume = run.path, run.resume
+        run.release()
+        return path.name, resume
+
+    own, resume = look("job", 0, name=name)
+    assert not resume
+    assert look("another", 0, name="b") == ("b", False), "newer, and not its own"
+    assert look("job", 1, name=name) == (own, True), "be it killed before its first checkpoint"
+    finish = RunFolder(tmp_path, name="c", resume=False)
+    started_again("job", 0)
+    finish_epoch(finish)
+    finish.release()
+    assert look("job", 2, name=name) == ("c", True), "the newest that it has begun"
+    assert look("new", 1, name="d") == ("d", False), "it had begun none"
+
+
 def test_nothing_is_made_before_the_first_look(tmp_path):
     RunFolder(tmp_path / "runs", "a")
     assert not (tmp_path / "runs").exists()

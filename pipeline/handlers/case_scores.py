@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from ignite.metrics import Metric
 from monai.engines.workflow import Workflow
 
+from pipeline import ranks
 from pipeline.errors import InputError
 from pipeline.metrics.overlap import accuracy, dice, iou
 from pipeline.metrics.slice_details import SliceDetails
@@ -151,9 +151,8 @@ def _mean(values: Any) -> float:
 
 
 def _of_all_ranks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of all ranks by the name of the case, the same in every rank."""
-    parts: list[Any] = [rows]
-    if dist.is_available() and dist.is_initialized():
-        parts = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, rows)
-    return sorted((row for part in parts for row in part), key=lambda row: row["case"])
+    """Return the rows of all ranks by the name of the case, the same in every rank; a case of two ranks counts once."""
+    if ranks.size() > 1:
+        found = ranks.gather(rows)
+        rows = list({row["case"]: row for part in reversed(found) for row in part}.values())
+    return sorted(rows, key=lambda row: row["case"])

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 from ignite.engine import Events
 from monai.engines.workflow import Workflow
 
-from pipeline import figures
+from pipeline import figures, ranks
 from pipeline.handlers.case_scores import NO_SCORES, CaseScores
 from pipeline.handlers.mlflow_run import origin, params, records_of
 from pipeline.report import ExtremeVolumes, origin_facts, write_report
@@ -29,6 +28,8 @@ from pipeline.volumes.atomic import atomic_write_text
 from pipeline.volumes.contents import case_digest
 
 logger = logging.getLogger(__name__)
+
+EXTREMES = (("worst", 1), ("best", -1))  # and how their scores are ordered
 
 
 class EvaluationReport:
@@ -73,9 +74,20 @@ class EvaluationReport:
         self.engine = engine
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
-        engine.add_event_handler(Events.COMPLETED, self._gather)
         if self.folder is not None:
             engine.add_event_handler(Events.COMPLETED, lambda: self._write_and_track(Path(self.folder)))  # type: ignore[arg-type]
+
+    def gather(self) -> None:
+        """Let the first rank have the pictures of all, before it writes. All ranks call this, or none."""
+        if ranks.size() == 1:
+            return
+        parts = ranks.gather_first((self.kept.slices, self.extremes, self.volumes))
+        for slices, _, volumes in parts[1:]:
+            self.kept.merge(slices)
+            self.volumes.merge(volumes)
+        for name, sign in EXTREMES if parts else ():
+            found = {picture["case"]: picture for _, extremes, _ in parts for picture in extremes[name]}
+            self.extremes[name] = _ranked([*found.values()], sign)[: self.count]
 
     def write(self, folder: Path, **told: Any) -> list[Path]:
         """Write tables and pictures of the evaluation that has just ended; return the files."""
@@ -119,13 +131,6 @@ class EvaluationReport:
         self.volumes.clear()
         self.begun = time.monotonic()
 
-    def _gather(self, engine: Workflow) -> None:
-        if dist.is_available() and dist.is_initialized():
-            parts: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(parts, self.kept.slices)
-            for part in parts:
-                self.kept.merge(part)
-
     def _look(self, engine: Workflow) -> None:
         """Keep the pictures of the extreme cases only, so that memory does not grow with the number of cases."""
         rows = self.scores.rows[-len(engine.state.batch) :]
@@ -143,10 +148,11 @@ class EvaluationReport:
                 "truth": truth,
                 "prediction": prediction,
             }
-            for name, sign in (("worst", 1), ("best", -1)):
+            for name, sign in EXTREMES:
                 self.extremes[name] = _ranked([*self.extremes[name], picture], sign)[: self.count]
 
     def _write_and_track(self, folder: Path) -> None:
+        self.gather()
         if self.engine.state.rank != 0:
             return
         root = Path(self.bundle_root or ".").resolve()
@@ -226,7 +232,7 @@ def score_table(found: dict[str, Any]) -> str:
 
 
 def _ranked(pictures: list[dict[str, Any]], sign: int) -> list[dict[str, Any]]:
-    return sorted(pictures, key=lambda picture: sign * picture["score"])
+    return sorted(pictures, key=lambda picture: (sign * picture["score"], picture["case"]))
 
 
 def _is_na(value: Any) -> bool:

@@ -7,11 +7,14 @@ import torch
 from ignite.engine import Events
 from monai.engines.workflow import Workflow
 
+from pipeline import ranks
+
 
 class IterationSeed:
     """Seed torch before every iteration, so that dropout of a resumed run equals that of an uninterrupted one.
 
     Once an epoch would not do: how many numbers a data loader draws from torch's generator depends on its workers.
+    Each rank has numbers of its own, the first one those of a single process.
 
     Args:
         seed: any non-negative integer.
@@ -26,5 +29,6 @@ class IterationSeed:
 
     def _seed(self, engine: Workflow) -> None:
         # Mixed, because torch's generator on the CPU looks at the low 32 bits of a seed only.
-        mixed = np.random.SeedSequence([self.seed, engine.state.iteration]).generate_state(1, np.uint64)
+        own = [ranks.rank()] if ranks.rank() else []
+        mixed = np.random.SeedSequence([self.seed, engine.state.iteration, *own]).generate_state(1, np.uint64)
         torch.manual_seed(int(mixed[0]))

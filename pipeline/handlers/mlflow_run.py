@@ -13,11 +13,11 @@ from ignite.engine import Events
 from monai.engines.trainer import SupervisedTrainer
 from monai.engines.workflow import Workflow
 
-from pipeline import provenance
+from pipeline import provenance, ranks
 from pipeline.bundle import flatten
 from pipeline.handlers.checkpoints import best_of
 from pipeline.run_folder import RunFolder, read_facts
-from pipeline.stop_signals import stopped_by_signals, told_to_stop
+from pipeline.stop_signals import hear_no_more, stopped_by_signals, told_to_stop
 from pipeline.tracking import Tracking
 from pipeline.volumes.contents import data_digest
 
@@ -105,7 +105,13 @@ class MLflowRun:
     def _crash(self, engine: Workflow, error: BaseException) -> None:
         # Engines swallow what an EXCEPTION_RAISED handler does not raise again.
         told = signal.SIGINT if isinstance(error, KeyboardInterrupt) else told_to_stop()
-        stopped_by = "the user" if told == signal.SIGINT else told.name if told else None
+        lost = None if told == signal.SIGINT else ranks.lost(error, f"--resume true --run_name {self.run.path.name}")
+        if lost is not None:  # torchrun stops this rank too, any moment now
+            hear_no_more()
+            error = lost
+            if ranks.says(lost):
+                logger.error("%s", lost)
+        stopped_by = None if lost else "the user" if told == signal.SIGINT else told.name if told else None
         if stopped_by and engine.state.rank == 0:
             logger.warning("stopped by %s; continue with --resume true --run_name %s", stopped_by, self.run.path.name)
         self.tracking.tag(error=f"{type(error).__name__}: {error}"[:5000])

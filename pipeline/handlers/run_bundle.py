@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.engines.evaluator import Evaluator
 from monai.engines.workflow import Workflow
 from torch import nn
 
-from pipeline import bundle, figures, provenance
+from pipeline import bundle, figures, provenance, ranks
 from pipeline.errors import InputError
 from pipeline.handlers.evaluation_report import EvaluationReport, score_table
 from pipeline.handlers.load_weights import load_weights
@@ -77,7 +76,8 @@ class RunBundle:
             return
         own = self.configs / "train.json"
         if own.is_file() and self.configs.parent.resolve() != self.run.path.resolve():
-            self.run.remember(changes=changed_settings(self.config, ConfigParser.load_config_file(str(own))))
+            plain = bundle.of_one_process(self.config, self.configs)
+            self.run.remember(changes=changed_settings(plain, ConfigParser.load_config_file(str(own))))
         bundle.export(self.run.path, self.config, self.configs, self.data_list)
         self._write_metadata()
 
@@ -91,12 +91,12 @@ class RunBundle:
             raise InputError(reason + early, remedy="raise --patience" if early else "raise --epochs")
 
     def _complete(self, engine: Workflow) -> None:
-        if dist.is_available() and dist.is_initialized():
-            dist.barrier()  # the first rank may still be writing the weights that all of them load now
+        ranks.gather(None)  # the first rank may still be writing the weights that all of them load now
         load_weights(self.run.best_model, self.network)
         state = self.evaluator.state
         best = state.best_metric, state.best_metric_epoch
         self.evaluator.run(max(engine.state.epoch, 1))
+        self.report.gather()
         if best[1] > 0:  # on a GPU the same weights may score a hair better than they did in their own epoch
             state.best_metric, state.best_metric_epoch = best
         if engine.state.rank == 0:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from monai.networks.layers.factories import Act, Conv, Norm, Pool, split_args
 from monai.networks.layers.utils import get_act_layer, get_norm_layer
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.errors import InputError
@@ -29,7 +31,7 @@ class Level(nn.Module):
     """A module that can run under gradient checkpointing.
 
     With `checkpointing` set, training keeps only the inputs of the module, and the backward pass computes the rest
-    again: less memory for about a third more time, and the same gradients.
+    again: less memory for about a third more time, and the same gradients. Statistics of a batch norm are counted once.
     """
 
     checkpointing = False
@@ -37,8 +39,25 @@ class Level(nn.Module):
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Run `forward`, under checkpointing if that is wanted."""
         if self.checkpointing and self.training:
-            return checkpoint(super().__call__, *inputs, use_reentrant=False)
+            options: dict[str, Any] = {} if torch.compiler.is_compiling() else {"context_fn": self._contexts}
+            return checkpoint(super().__call__, *inputs, use_reentrant=False, **options)
         return super().__call__(*inputs)
+
+    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _counting_in_copies(self)
+
+
+@contextmanager
+def _counting_in_copies(network: nn.Module) -> Iterator[None]:
+    """Let batch norms leave their running statistics as they are."""
+    kept = [(part, dict(part._buffers)) for part in network.modules() if isinstance(part, _BatchNorm)]
+    for part, buffers in kept:
+        part._buffers.update({name: None if value is None else value.clone() for name, value in buffers.items()})
+    try:
+        yield
+    finally:
+        for part, buffers in kept:
+            part._buffers.update(buffers)
 
 
 class ConvBlock(Level):

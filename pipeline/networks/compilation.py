@@ -48,6 +48,9 @@ def operations(network: nn.Module, shape: Sequence[int]) -> float:
     that of the weights.
     """
     network = copy.deepcopy(network).to("meta").train()
+    for norm in network.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.eval()  # one over several processes would ask the others
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.empty(*shape, device="meta"))
     return 3.0 * counter.get_total_flops()

@@ -118,7 +118,8 @@ class UNet(nn.Module):
         outputs = channels[:-1] if deep_supervision else channels[:1]
         self.heads = nn.ModuleList(Conv[Conv.CONV, spatial_dims](width, out_channels, 1) for width in outputs)
         self.apply(he_initialise)
-        self._set_checkpointing(checkpointing)
+        for part in (self.first, *self.downs, *self.ups):
+            part.checkpointing = checkpointing
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of the images `x`; in training with `deep_supervision`, a list of them."""
@@ -177,13 +178,6 @@ class UNet(nn.Module):
         self._smallest = tuple(before for before, _ in ends)
         self._step = self.divisor if padding == "valid" else (1,) * self.spatial_dims
         self.margin = tuple(before - after for before, after in ends)
-
-    def _set_checkpointing(self, checkpointing: bool) -> None:
-        if checkpointing and any(name.endswith("running_mean") for name, _ in self.named_buffers()):
-            reason = "checkpointing would count every batch twice in the running statistics of the norm"
-            raise InputError(reason, remedy="use norm='instance' or 'group', or checkpointing=False")
-        for level in (self.first, *self.downs, *self.ups):
-            level.checkpointing = checkpointing
 
     def _check_shape(self, x: torch.Tensor) -> None:
         if torch.jit.is_tracing() or torch.compiler.is_exporting():

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import ImageReader, MetaTensor
-from monai.transforms import LoadImaged, MapTransform
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
 
 from pipeline.errors import InputError
@@ -19,11 +19,12 @@ from pipeline.volumes.reading import read_volume
 from pipeline.volumes.same_grid import grid_difference
 
 
-class StrictLoadImaged(LoadImaged):
+class StrictLoadImaged(MapTransform):
     """Replace file names by channel-first `MetaTensor`s, read by `pipeline.volumes.reading.read_volume`.
 
     Images become float32, label maps int32 (int64 where an id needs it), without a detour over floats. A list of files
-    becomes the channels of one image. Deterministic, so it can be cached.
+    becomes the channels of one image. Deterministic, so it can be cached. It is no `LoadImaged`: in the place of one,
+    MONAI Label puts its own, which asks for all keys, and so for a label where there is none.
 
     Args:
         keys: keys of the file names.
@@ -39,14 +40,12 @@ class StrictLoadImaged(LoadImaged):
         label_keys: KeysCollection = ("label",),
         allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)  # LoadImaged's own would build every reader of MONAI
+        super().__init__(keys, allow_missing_keys)
         self.spatial_dims = spatial_dims
         self.label_keys = ensure_tuple(label_keys)
 
-    def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load `data[key]` for each key; `data["id"]`, where given, names the case in errors."""
-        if reader is not None:
-            raise ValueError("the suffix alone decides on the reader")
         record = dict(data)
         case = None if record.get("id") is None else str(record["id"])
         for key in self.key_iterator(record):

@@ -1,8 +1,7 @@
 """Both bundles keep the promises that other programs rely on, as they stand and as a run leaves them."""
 
 import json
-import subprocess
-import sys
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -11,8 +10,10 @@ import tifffile
 import torch
 import yaml
 from kinds import KINDS
+from mlflow.tracking import MlflowClient
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import ckpt_export, onnx_export, verify_net_in_out
+from torchrun import Torchrun, command
 
 from pipeline.bundle import OWN_OF_INFERENCE, flatten
 from pipeline.inference import predict_with_bundle
@@ -198,29 +199,18 @@ def test_a_program_that_never_runs_initialize_gets_trained_predictions(kind, tra
     assert np.mean(scores) > 0.5, "the weights were loaded"
 
 
-def test_two_ranks_train_one_run(kind, data, tmp_path, empty_store):
-    options = {**kind.small(data), "output_dir": str(tmp_path / "runs"), "run_name": "both", "device": "cpu"}
-    options["mlflow#uri"] = f"sqlite:///{tmp_path}/mlflow.db"
-    arguments = [item for key, value in options.items() for item in (f"--{key}", str(value))]
-    files = str([str(kind.configs / name) for name in ("train.json", "multi_gpu.json")])
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "-m",
-        "monai.bundle",
-    ]
-    command += ["run", "training", "--config_file", files, *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
+def test_two_ranks_train_one_run_in_3d(tmp_path, empty_store, blobs):
+    """Of the 2D bundle, tests/reliability/test_torchrun.py."""
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    kind, store = KINDS["unet3d"], f"sqlite:///{tmp_path}/mlflow.db"
+    options = {**kind.small(blobs), "output_dir": tmp_path / "runs", "run_name": "both", "mlflow#uri": store}
+    files = [kind.configs / name for name in ("train.json", "multi_gpu.json")]
+    status, printed = Torchrun(tmp_path, 2, command("training", *files, **options)).wait()
+    assert status == 0, printed[-3000:]
     (run,) = (tmp_path / "runs").iterdir()
     scores = json.loads((run / "evaluation" / "validation" / "scores.json").read_text())
     assert scores["cases"] == 3  # of both ranks, none twice
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(options["mlflow#uri"])
+    client = MlflowClient(store)
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     assert [tracked.info.status for tracked in runs] == ["FINISHED"]
 

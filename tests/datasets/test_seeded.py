@@ -1,6 +1,7 @@
 """The same seed, epoch and position give the same sample, whoever draws it."""
 
 from copy import deepcopy
+from itertools import product
 
 import numpy as np
 import pytest
@@ -85,9 +86,38 @@ def test_ranks_share_the_work(ranks, cases, size):
         assert len(share) == len(list(share))
     assert len({len(part) for part in trained}) == 1  # each rank steps as often
     assert {case for part in trained for case, _ in part} == set(range(cases))
-    assert sorted(validated) == list(range(cases))  # nothing twice, nothing left out
+    assert sorted(set(validated)) == list(range(cases))  # nothing left out
+    assert len(validated) == max(cases, size)  # nothing twice, but where a rank would have nothing to do
+
+
+@pytest.mark.parametrize(("cases", "repeats", "size", "share"), list(product((1, 4, 7), (1, 3), (2, 3, 4), (1, 2, 3))))
+def test_the_batches_of_the_ranks_are_together_those_of_one_process(ranks, cases, repeats, size, share):
+    ranks(1, 0)
+    alone = list(SeededSampler(range(cases), seed=5, repeats=repeats))
+    batches = [alone[begin : begin + size * share] for begin in range(0, len(alone), size * share)]
+    parts = []
+    for rank in range(size):
+        ranks(size, rank)
+        sampler = SeededSampler(range(cases), seed=5, repeats=repeats, batch_size=share)
+        drawn = list(sampler)
+        assert len(drawn) == len(sampler)
+        parts.append([drawn[begin : begin + share] for begin in range(0, len(drawn), share)])
+    assert {len(part) for part in parts} == {len(batches)}, "each rank steps as often"
+    for expected, *of_ranks in zip(batches, *parts, strict=True):
+        together = [sample for own in of_ranks for sample in own]
+        assert all(of_ranks), "each rank steps"
+        assert set(together) == set(expected)
+        counts = {together.count(sample) for sample in expected}
+        assert counts == {1} if len(expected) >= size else share == 1 or len(counts) == 1
 
 
 def test_an_index_alone_still_works():
     dataset = SeededCacheDataset(DATA, Compose([]))
     np.testing.assert_array_equal(dataset[2]["image"], DATA[2]["image"])
+
+
+def test_records_without_an_id_get_the_name_of_their_file():
+    records = [{"image": "/a/x.nii.gz"}, {"image": "/b/x.nii.gz"}, {"image": "/a/y.tif", "id": "mine"}, {"image": "z"}]
+    dataset = SeededCacheDataset(records, Compose([]), cache_num=0)
+    assert [record["id"] for record in dataset.data] == ["x", "/b/x.nii.gz", "mine", "z"]
+    assert "id" not in records[0]

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from engines import scoring_evaluator
+from forked_ranks import in_ranks
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from pipeline import ranks
 from pipeline.handlers.case_scores import CaseScores, mean_scores
 from pipeline.handlers.evaluation_report import EvaluationReport, score_table, summary, table
 from pipeline.slices import read_slices
@@ -124,6 +126,24 @@ def test_only_the_extreme_cases_are_kept_the_most_extreme_first():
     extremes = evaluated(FIVE, pictures=2).extremes
     assert [(kept["case"], kept["score"]) for kept in extremes["worst"]] == [("none", 0), ("one", pytest.approx(0.4))]
     assert [kept["case"] for kept in extremes["best"]] == ["all", "most"]
+
+
+def seen_by_ranks(tie):
+    cases = [*FIVE, *([case("another half", 2)] if tie else [])]
+    share = cases[ranks.rank() :: ranks.size()] or cases[:1]  # a rank that would have none takes another's
+    report = evaluated(share, pictures=2)
+    report.gather()
+    names = {kind: [picture["case"] for picture in found] for kind, found in report.extremes.items()}
+    return names, sorted(report.kept.slices), [row["case"] for row in report.engine.state.metric_details["cases"]]
+
+
+@pytest.mark.parametrize(("size", "tie"), [(2, True), (6, False)])
+def test_the_first_rank_has_the_pictures_of_all(size, tie):
+    alone = seen_by_ranks(tie)
+    assert alone[0] == {"worst": ["none", "one"], "best": ["all", "most"]}
+    first, *others = in_ranks(size, seen_by_ranks, tie)
+    assert first == alone
+    assert all(rows == alone[2] for *_, rows in others)
 
 
 def test_a_picture_is_the_case_itself():

@@ -1,5 +1,8 @@
 """What the network draws depends on the seed and the iteration alone."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from engines import trainer
@@ -61,3 +64,15 @@ def test_dropout_is_seeded():
     torch.rand(100)
     assert torch.equal(masks(), first)
     assert 0 < first.float().mean() < 1
+
+
+def test_each_rank_has_numbers_of_its_own_and_the_first_one_those_of_a_single_process(monkeypatch):
+    drawn = []
+    for rank in (0, 1, 2):
+        monkeypatch.setattr("pipeline.ranks.rank", lambda rank=rank: rank)
+        IterationSeed(3)._seed(SimpleNamespace(state=SimpleNamespace(iteration=5)))
+        drawn.append(float(torch.rand(1)))
+    mixed = np.random.SeedSequence([3, 5]).generate_state(1, np.uint64)
+    torch.manual_seed(int(mixed[0]))
+    assert drawn[0] == float(torch.rand(1))
+    assert len(set(drawn)) == 3

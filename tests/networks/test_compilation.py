@@ -6,6 +6,7 @@ import torch
 from pipeline.errors import InputError
 from pipeline.networks import compilation
 from pipeline.networks.compilation import WORTHWHILE, is_worthwhile, operations
+from pipeline.networks.sync_batch_norm import synchronised
 from pipeline.networks.unet import UNet
 
 SHAPE = (4, 1, 32, 32)
@@ -32,6 +33,15 @@ def test_operations_by_hand():
     network = torch.nn.Conv2d(3, 5, 3, padding=1)
     # A product and a sum for each of 3 x 3 x 3 weights, 5 channels, 2 x 8 x 8 pixels; twice more in the backward pass.
     assert operations(network, (2, 3, 8, 8)) == 3 * (2 * 27 * 5 * 128)
+
+
+def test_counting_asks_no_other_process(monkeypatch):
+    network = UNet(2, 1, 2, [4, 8], norm="batch")
+    expected = operations(network, SHAPE)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)  # and no group that could answer
+    assert operations(synchronised(network), SHAPE) == expected
+    assert operations(torch.nn.SyncBatchNorm.convert_sync_batchnorm(network), SHAPE) == expected
 
 
 def test_counting_leaves_the_network_where_and_what_it_is(network):

@@ -291,4 +291,5 @@ def test_a_rank_that_dies_ends_the_training_and_costs_no_epoch(discs, empty_stor
     assert weights(run)
     tracked = runs_of(tmp_path)["a"]
     assert tracked.info.status == "FAILED"
-    assert "Connection" in tracked.data.tags["error"] or "connection" in tracked.data.tags["error"]
+    assert "rank 1 of this training" in tracked.data.tags["error"]
+    assert "continue with --resume true --run_name a" in tracked.data.tags["error"]
