@@ -12,8 +12,10 @@ from typing import Any
 import pipeline
 from pipeline.batch.input_files import RECORDS
 from pipeline.batch.inputs import Input
+from pipeline.errors import InputError
 from pipeline.provenance import digest
 from pipeline.volumes.atomic import atomic_write_bytes
+from pipeline.volumes.store_contents import store_state
 
 
 class Completion:
@@ -21,7 +23,8 @@ class Completion:
 
     A record is written after its outputs and appears whole or not at all, so that a batch may be killed at any moment,
     and several shards may share an output folder. It counts only while all that it names is the same to the byte: the
-    files that the case is read from, the model, and every output.
+    files that the case is read from, the model, and every output. Of a zarr store, which may be larger than anyone
+    reads twice, `store_state` says what has to be the same.
 
     Args:
         output_dir: where the outputs lie.
@@ -41,9 +44,14 @@ class Completion:
         """
         self._begun.pop(entry.case, None)
         try:
-            self._begun[entry.case] = [_state(part, part.name) for part in entry.parts]
-        except OSError:
+            parts = [_state(part, part.name) for part in entry.parts]
+            self._begun[entry.case] = parts + ([store_state(entry.store)] if entry.store is not None else [])
+        except (InputError, OSError):
             return
+
+    def identity(self, entry: Input) -> dict[str, Any]:
+        """Return what decides on the results of a case that was begun: its input and the model."""
+        return {"inputs": self._begun.get(entry.case), "model": self._model}
 
     def is_complete(self, entry: Input) -> bool:
         """Tell whether nothing has to be done for a case; begins it."""
@@ -63,7 +71,7 @@ class Completion:
         for state in record["outputs"]:
             try:
                 same = state == _state(self.output_dir / state[0], state[0])
-            except OSError:
+            except (InputError, OSError):
                 same = False
             if not same:
                 return f"its output '{state[0]}' is missing or has changed"
@@ -76,7 +84,7 @@ class Completion:
     def leftovers(self, entry: Input) -> list[Path]:
         """Return the outputs that an earlier batch recorded for a case and that still lie there."""
         recorded = (self._load(entry.case) or {}).get("outputs", [])
-        return [file for name, *_ in recorded if (file := self.output_dir / name).is_file()]
+        return [place for name, *_ in recorded if (place := self.output_dir / name).exists()]
 
     def mark_complete(
         self, entry: Input, outputs: Iterable[str | os.PathLike[str]], result: Mapping[str, Any] | None = None
@@ -85,7 +93,7 @@ class Completion:
 
         Args:
             entry: the case.
-            outputs: its files.
+            outputs: its files, or the folders of zarr stores.
             result: what else is to be known of it when the batch is resumed, as far as JSON can say it.
         """
         files = [Path(output) for output in outputs]
@@ -121,6 +129,8 @@ def digest_of(settings: object) -> str:
 
 
 def _state(file: Path, name: str) -> list[Any]:
+    if file.is_dir():  # a label map as a zarr store
+        return [name, *store_state(file, labels=True)[1:]]
     return [name, file.stat().st_size, digest(file)]
 
 

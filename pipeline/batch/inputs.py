@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pipeline.batch.input_files import FoundFiles, find_files, has_image_suffix, may_be_dicom
 from pipeline.errors import InputError
@@ -17,6 +18,7 @@ from pipeline.volumes.dicom import DICOM_SUFFIXES, DicomSeries, is_continued_by,
 from pipeline.volumes.dicom_file import read_dicom_file
 from pipeline.volumes.pictures import PICTURES
 from pipeline.volumes.reading import SUFFIXES, files_of, read_header
+from pipeline.volumes.zarr_place import STORE_SUFFIXES, url_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +32,16 @@ class Input:
     Args:
         case: its id, unique in the batch: the relative path without suffix, with it where two files share the rest.
         files: what `read_volume` takes, one for each channel, or one that holds all.
-        parts: every file on disk that these are read from, such as the slices of a DICOM series.
+        parts: every file on disk that these are read from, such as the slices of a DICOM series; none of a store.
         problem: why the case cannot be read, where that is known beforehand.
+        store: the folder or URL of a zarr store, which `pipeline.volumes.ome_zarr` opens; `files` names it too.
     """
 
     case: str
     files: tuple[Path, ...]
     parts: tuple[Path, ...]
     problem: InputError | None = None
+    store: str | None = None
 
     @property
     def relative(self) -> Path:
@@ -52,6 +56,7 @@ class _Found:
     files: tuple[Path, ...]
     parts: tuple[Path, ...]
     problem: InputError | None = None
+    store: str | None = None
 
 
 def find_inputs(
@@ -68,7 +73,7 @@ def find_inputs(
     Args:
         source: a folder, searched with its sub-folders; a pattern such as ``scans/*/t1.nii.gz``; a ``.txt`` file of one
             path per line, relative to its own folder, # before a remark; or one file. A DICOM series is found by any
-            of its files.
+            of its files. A zarr store is one case, wherever its folder is found; a URL, in a list or by itself, is one.
         output_dir: where the results will go.
         channels: of the network; with more than one, ``x_0000.nii.gz``, ``x_0001.nii.gz`` are the channels of case x,
             unless the files hold all channels themselves.
@@ -76,7 +81,7 @@ def find_inputs(
     """
     found = _recognise(find_files(source, output_dir), spatial_dims)
     if not found:
-        reason = f"holds no image of {spatial_dims}D ({' '.join(SUFFIXES)}, DICOM)"
+        reason = f"holds no image of {spatial_dims}D ({' '.join(SUFFIXES)}, OME-Zarr, DICOM)"
         raise InputError(reason, file=source, remedy="check the path, or convert the files to one of these formats")
     if channels > 1:
         found = _join_channels(found, channels, spatial_dims)
@@ -94,6 +99,7 @@ def shard(inputs: Sequence[Input], num_shards: int, shard_id: int) -> list[Input
 def _recognise(given: FoundFiles, spatial_dims: int) -> list[_Found]:
     """Turn files into cases; a file that was named becomes one whatever it is: its reading says what is wrong."""
     found, locked = _barred(given)
+    found += [_store(store, given.top) for store in given.stores]
     left_out: Counter[str] = Counter()
     slices: dict[Path, list[Path]] = {}
     for file in given.files:
@@ -139,6 +145,23 @@ def _single(file: Path, top: Path, spatial_dims: int) -> _Found:
     except InputError:  # the reading will say it
         parts = (file,)
     return _Found(name[: len(name) - len(suffix)], name, (file,), parts)
+
+
+def _store(store: str, top: Path) -> _Found:
+    """Name a store by its path as any other input, and one behind a URL by its last part, or by all if need be."""
+    url = url_of(store)
+    name = _place(Path(store), top) if url is None else _url_place(url)
+    stem = next((name[: -len(end)] for end in STORE_SUFFIXES if name.lower().endswith(end)), name)
+    short = stem if url is None else stem.rpartition("/")[2]
+    return _Found(short or name, name, (Path(store),), (), store=store)
+
+
+def _url_place(url: str) -> str:
+    """Return host and path of a URL, "bucket/a/x.zarr" for "s3://bucket/a/x.zarr?version=1", without a password."""
+    parts = urlsplit(url.rpartition("::")[2])
+    host = parts.netloc.rpartition("@")[2]
+    steps = [step for step in (host + parts.path).split("/") if step not in ("", ".", "..")]
+    return "/".join(steps) or "store"
 
 
 def _barred(given: FoundFiles) -> tuple[list[_Found], set[Path]]:
@@ -204,7 +227,7 @@ def _join_channels(found: list[_Found], channels: int, spatial_dims: int) -> lis
     joined: list[_Found] = []
     groups: dict[str, list[tuple[int, _Found]]] = {}
     for item in found:
-        if match := CHANNEL.fullmatch(item.stem):
+        if item.store is None and (match := CHANNEL.fullmatch(item.stem)):
             groups.setdefault(match["case"], []).append((int(match["channel"]), item))
         else:
             joined.append(item)
@@ -253,4 +276,4 @@ def _with_ids(found: list[_Found]) -> Iterator[Input]:
         problem = item.problem
         if problem is not None:
             problem = InputError(problem.reason, case=id_, file=problem.file, remedy=problem.remedy)
-        yield Input(id_, item.files, item.parts, problem)
+        yield Input(id_, item.files, item.parts, problem, item.store)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,33 +50,79 @@ def nifti_header(path: Path) -> nib.Nifti1Header:
     return header
 
 
+@dataclass(frozen=True, eq=False)
+class NiftiVoxels:
+    """Where the voxels of a file stand, and what they stand for.
+
+    Args:
+        dtype: as stored, in the file's byte order.
+        shape: of the array in the file's own order, whose first axis is the fastest: (*spatial, channels).
+        offset: bytes before the first voxel, of the unpacked file.
+        slope: what a stored number is multiplied by, None where numbers stand for themselves.
+        inter: what is added to it then.
+    """
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+    slope: float | None
+    inter: float | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all voxels."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def values(self, stored: np.ndarray) -> np.ndarray:
+        """Return what stored numbers (*spatial, channels) stand for, channel first."""
+        scaled = stored if self.slope is None else apply_read_scaling(stored, self.slope, self.inter)
+        return np.moveaxis(scaled, -1, 0)
+
+
 def open_nifti(path: Path, spatial_dims: int, kind: Kind) -> Opened:
     """Check the header of a NIfTI file, and return it with the function that loads the voxels."""
+    header, voxels = nifti_layout(path, spatial_dims, kind)
+
+    def load() -> np.ndarray:
+        with nifti_stream(path, voxels) as stream:
+            stored = stream.read(voxels.nbytes)
+            if len(stored) < voxels.nbytes:
+                raise InputError(f"is truncated: {len(stored)} of {voxels.nbytes} bytes of voxels", remedy=RESTORE)
+            read_tail(stream)
+        return voxels.values(np.frombuffer(stored, voxels.dtype).reshape(voxels.shape, order="F"))
+
+    return header, load
+
+
+def nifti_layout(path: Path, spatial_dims: int, kind: Kind) -> tuple[VolumeHeader, NiftiVoxels]:
+    """Check the header of a NIfTI file, and return it with where its voxels stand."""
     header = nifti_header(path)
     stored = tuple(int(n) for n in header["dim"][1 : 1 + int(header["dim"][0])])
     shape, channels = split_axes(stored[:3], stored[3:], spatial_dims)
-    dtype, offset = header.get_data_dtype(), int(header["vox_offset"])
-    nbytes = math.prod(stored) * dtype.itemsize
-    check_claim(offset + nbytes, path, ratio=DEFLATE_RATIO if path.name.lower().endswith(".gz") else 1)
     slope, inter = header.get_slope_inter()
     scaled = slope is not None and (slope, inter) != (1, 0)
+    dtype, offset = header.get_data_dtype(), int(header["vox_offset"])
+    voxels = NiftiVoxels(dtype, (*shape, channels), offset, *((slope, inter) if scaled else (None, None)))
+    check_claim(offset + voxels.nbytes, path, ratio=DEFLATE_RATIO if is_packed(path) else 1)
     if scaled and kind == "label":
         raise InputError(
             f"scales its labels by {slope} and adds {inter} (scl_slope, scl_inter)",
             remedy="store the labels as integers with scl_slope 1 and scl_inter 0",
         )
+    return VolumeHeader(path, "NIfTI", shape, channels, dtype, _nifti_affine(header), min(len(stored), 3)), voxels
 
-    def load() -> np.ndarray:
-        with _inflated(path) as stream:
-            stream.read(offset)
-            voxels = stream.read(nbytes)
-            if len(voxels) < nbytes:
-                raise InputError(f"is truncated: {len(voxels)} of {nbytes} bytes of voxels", remedy=RESTORE)
-            _read_tail(stream)
-        array = np.frombuffer(voxels, dtype).reshape((*shape, channels), order="F")
-        return np.moveaxis(apply_read_scaling(array, slope, inter) if scaled else array, -1, 0)
 
-    return VolumeHeader(path, "NIfTI", shape, channels, dtype, _nifti_affine(header), min(len(stored), 3)), load
+@contextmanager
+def nifti_stream(path: Path, voxels: NiftiVoxels) -> Iterator[BinaryIO]:
+    """Open a file, unpacked, at its first voxel."""
+    with _inflated(path) as stream:
+        stream.read(voxels.offset)
+        yield stream
+
+
+def is_packed(path: Path) -> bool:
+    """Tell by the name whether a file is packed by gzip."""
+    return path.name.lower().endswith(".gz")
 
 
 def _nifti_affine(header: nib.Nifti1Header) -> np.ndarray:
@@ -113,7 +162,7 @@ def _check_fields(header: nib.Nifti1Header) -> None:
             raise InputError(reason, remedy="write the right geometry into the header, or fetch the file again")
 
 
-def _read_tail(stream: BinaryIO) -> None:
+def read_tail(stream: BinaryIO) -> None:
     """Read to the very end, where gzip keeps its checksum; a few bytes may unpack to more than anyone can read."""
     tail = 0
     while piece := stream.read(PIECE):
@@ -136,4 +185,4 @@ def _check_forms_agree(sform: np.ndarray, qform: np.ndarray) -> None:
 
 
 def _inflated(path: Path) -> BinaryIO:
-    return unpacked(path) if path.name.lower().endswith(".gz") else path.open("rb")
+    return unpacked(path) if is_packed(path) else path.open("rb")

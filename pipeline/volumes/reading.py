@@ -35,7 +35,7 @@ def read_volume(file: str | PathLike[str], spatial_dims: int, case: str | None =
         case: id for error messages.
         kind: "label" reads the indices of a palette, and demands one channel of whole numbers, kept exactly.
     """
-    with _naming(Path(file), case):
+    with naming(Path(file), case):
         header, load = _open(Path(file), spatial_dims, kind)
         array = load()
         array = np.require(array, array.dtype.newbyteorder("="), ["C", "W", "O"])
@@ -49,7 +49,7 @@ def read_header(
     file: str | PathLike[str], spatial_dims: int, case: str | None = None, kind: Kind = "image"
 ) -> VolumeHeader:
     """Read and check shape, type and geometry as `read_volume` does, without touching the voxels."""
-    with _naming(Path(file), case):
+    with naming(Path(file), case):
         return _open(Path(file), spatial_dims, kind)[0]
 
 
@@ -62,9 +62,9 @@ def files_of(file: str | PathLike[str], spatial_dims: int) -> tuple[Path, ...]:
     if path.name.lower().endswith(SUFFIXES):
         if path.suffix.lower() != ".mhd" or not path.is_file():
             return (path,)
-        with _naming(path, None):
+        with naming(path, None):
             return tuple(dict.fromkeys((path, voxel_file(path))))  # once, where the header holds them itself
-    with _naming(path, None):
+    with naming(path, None):
         return find_series(path, spatial_dims).paths if path.is_dir() or is_dicom(path) else (path,)
 
 
@@ -88,7 +88,8 @@ def has_geometry(file: str | PathLike[str]) -> bool:
 
 
 @contextmanager
-def _naming(path: Path, case: str | None) -> Iterator[None]:
+def naming(path: Path, case: str | None) -> Iterator[None]:
+    """Turn whatever the reading of a file raises into an error that names the file."""
     try:
         yield
     except InputError as error:

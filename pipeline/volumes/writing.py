@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -117,28 +117,51 @@ def _write_nifti(temporary: Path, array: np.ndarray, affine: np.ndarray, like: V
     if array.shape[0] > 1 or (like is not None and like.stored_dims == 3):
         shape = (*shape, 1)[:3]
     voxels = np.moveaxis(array, 0, -1).reshape(shape if array.shape[0] == 1 else (*shape, array.shape[0]))
-    header = _nifti_geometry(voxels.shape, affine, like)
-    header.set_data_dtype(voxels.dtype)
+    planes = voxels.T  # the last axis first: its order in memory is that of the file
+    step = max(PIECE // max(planes[:1].nbytes, 1), 1)
+    slabs = (planes[start : start + step] for start in range(0, len(planes), step))
+    write_nifti_slabs(temporary, voxels.shape, voxels.dtype, affine, like, slabs)
+
+
+def write_nifti_slabs(
+    temporary: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    affine: np.ndarray,
+    like: VolumeHeader | None,
+    slabs: Iterable[np.ndarray],
+) -> None:
+    """Write a NIfTI file of which only a slab is in memory; it is packed if its name ends in ``.gz``.
+
+    Args:
+        temporary: the file, which the caller makes appear.
+        shape: voxels along each axis of the file.
+        dtype: of the voxels.
+        affine: (4, 4), voxel index to RAS+ millimetres.
+        like: a header whose geometry is copied.
+        slabs: one after the other along the file's last axis, which is the slowest, with their axes in reverse order.
+    """
+    empty = np.broadcast_to(np.zeros((), dtype), shape)
+    header = _nifti_geometry(shape, affine, like)
+    header.set_data_dtype(dtype)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    image = kind(voxels, None, header)  # without an affine, the header's own forms are kept
+    image = kind(empty, None, header)  # without an affine, the header's own forms are kept
     image.update_header()
     image.header.set_slope_inter(1, 0)
     with temporary.open("wb") as stream:
         if temporary.suffix.lower() == ".gz":
             with packed(stream) as inner:
-                _write_single(inner, image.header, voxels)
+                _write_single(inner, image.header, slabs)
         else:
-            _write_single(stream, image.header, voxels)
+            _write_single(stream, image.header, slabs)
 
 
-def _write_single(stream: BinaryIO, header: nib.Nifti1Header, voxels: np.ndarray) -> None:
+def _write_single(stream: BinaryIO, header: nib.Nifti1Header, slabs: Iterable[np.ndarray]) -> None:
     """Write header and voxels, as nibabel's `to_stream` does, which goes line by line."""
     header.write_to(stream)
     stream.write(bytes(header.get_data_offset() - header.sizeof_hdr - 4))  # 4 bytes say that there is no extension
-    planes = voxels.T  # the last axis first: its order in memory is that of the file
-    step = max(PIECE // max(planes[:1].nbytes, 1), 1)
-    for start in range(0, len(planes), step):
-        stream.write(np.ascontiguousarray(planes[start : start + step]).data)
+    for slab in slabs:
+        stream.write(np.ascontiguousarray(slab).data)
 
 
 def _nifti_geometry(shape: tuple[int, ...], affine: np.ndarray, like: VolumeHeader | None) -> nib.Nifti1Header:

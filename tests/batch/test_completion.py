@@ -207,3 +207,26 @@ def test_the_digest_of_settings_does_not_depend_on_their_order():
     assert digest_of({"a": 1}) != digest_of({"a": 2})
     with pytest.raises(ValueError, match="JSON"):
         digest_of({"a": float("nan")})
+
+
+def test_a_zarr_store_as_input_and_as_output(tmp_path):
+    """Its metadata and its chunks' sizes and times are recorded, for its voxels may be more than anyone reads twice."""
+    for folder in (tmp_path / "x.zarr", tmp_path / "out" / "x.zarr" / "labels" / "cells"):
+        (folder / "0").mkdir(parents=True)
+        (folder / ".zattrs").write_text("{}")
+        (folder / "0" / "0").write_bytes(b"voxels")
+    entry = Input("x", (tmp_path / "x.zarr",), (), store=str(tmp_path / "x.zarr"))
+    records = Completion(tmp_path / "out", MODEL)
+    records.begin(entry)
+    records.mark_complete(entry, [tmp_path / "out" / "x.zarr"])
+    assert records.is_complete(entry)
+    assert records.leftovers(entry) == [tmp_path / "out" / "x.zarr"]
+    assert not records.is_complete(replace(entry, store=str(tmp_path / "none.zarr")))
+
+    chunk = tmp_path / "out" / "x.zarr" / "labels" / "cells" / "0" / "0"
+    chunk.rename(chunk.with_name("1"))
+    assert records.why_incomplete(entry) == "its output 'x.zarr' is missing or has changed"
+    chunk.with_name("1").rename(chunk)
+    assert records.is_complete(entry)
+    (tmp_path / "x.zarr" / "0" / "1").write_bytes(b"more")
+    assert records.why_incomplete(entry) == "its input has changed"

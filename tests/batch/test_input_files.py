@@ -104,3 +104,49 @@ def test_a_path_that_begins_with_the_sign_of_a_remark_is_a_path(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "list.txt").write_text("#1.png\n# a remark\n#b.png\na.png\n")
     assert [file.name for file in find_files(tmp_path / "list.txt").files] == ["#1.png", "a.png"]
+
+
+def stores_below(top, found):
+    return [Path(store).relative_to(top).as_posix() for store in found.stores]
+
+
+def test_a_zarr_store_is_one_input_and_never_searched(tmp_path):
+    tree(tmp_path, "a.png", "x.ome.zarr/.zattrs", "x.ome.zarr/0/0.0.png", "sub/y.zarr/b.png", "sub/plain/zarr.json")
+    tree(tmp_path, "sub/plain/c.png", ".hidden.zarr/.zgroup", "earlier/.completed/x.json", "earlier/z.zarr/.zgroup")
+    found = find_files(tmp_path)
+    assert names_below(tmp_path, found) == ["a.png"]
+    assert stores_below(tmp_path, found) == ["x.ome.zarr", "sub/plain", "sub/y.zarr"]
+    for source in (tmp_path / "x.ome.zarr", f"{tmp_path}/x.ome.zarr/", f"file://{tmp_path}/x.ome.zarr"):
+        found = find_files(source)
+        assert (found.files, stores_below(tmp_path, found), found.top) == ((), ["x.ome.zarr"], tmp_path)
+
+
+def test_patterns_do_not_look_into_a_zarr_store(tmp_path):
+    tree(tmp_path, "a.png", "x.zarr/.zattrs", "x.zarr/0/0.0.png", "sub/y.zarr/.zgroup", "sub/y.zarr/0/b.png")
+    for pattern, files, stores in (
+        ("**", ["a.png"], ["sub/y.zarr", "x.zarr"]),
+        ("*.zarr", [], ["x.zarr"]),
+        ("**/*.png", ["a.png"], []),
+        ("sub/*", [], ["sub/y.zarr"]),
+        ("s*", [], ["sub/y.zarr"]),
+    ):
+        found = find_files(f"{tmp_path}/{pattern}")
+        assert (names_below(tmp_path, found), sorted(stores_below(tmp_path, found))) == (files, stores), pattern
+
+
+def test_stores_and_urls_in_a_list(tmp_path):
+    tree(tmp_path, "a.png", "in put/x.zarr/.zattrs")
+    lines = ["# s3://no/remark.zarr", "in put/x.zarr", "s3://bucket/y.zarr/", "a.png", "s3://bucket/y.zarr"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    found = find_files(tmp_path / "list.txt")
+    assert found.files == (tmp_path / "a.png",)
+    assert found.stores == (str(tmp_path / "in put" / "x.zarr"), "s3://bucket/y.zarr")
+    assert found.named == {tmp_path / "a.png"}
+    (tmp_path / "list.txt").write_text("s3://bucket/y.zarr")
+    assert find_files(tmp_path / "list.txt").stores == ("s3://bucket/y.zarr",)
+
+
+def test_a_url_by_itself():
+    for source in ("s3://bucket/y.zarr", Path("s3://bucket/y.zarr")):
+        found = find_files(source, "out")
+        assert (found.files, found.stores) == ((), ("s3://bucket/y.zarr",))

@@ -281,3 +281,42 @@ def test_a_link_to_nowhere_is_a_case_that_fails(tmp_path):
     found = problems(tmp_path)
     assert "cannot be opened: patient9" in str(found.pop(f"{tmp_path.name} (unreadable)"))
     assert found == {"a": None}
+
+
+def store_in(folder, *names):
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        (folder / name / ".zattrs").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_zarr_stores_are_cases_without_their_suffix(tmp_path, spatial_dims):
+    store_in(tmp_path, "p1/x.ome.zarr", "p1/1.2.zarr", "Y.OME.ZARR", "plain", "#.zarr", "x_0000.zarr", "x_0001.zarr")
+    found = find_inputs(tmp_path, channels=2, spatial_dims=spatial_dims)
+    expected = {"p1/x": "p1/x.ome.zarr", "p1/1.2": "p1/1.2.zarr", "Y": "Y.OME.ZARR", "plain": "plain", "#": "#.zarr"}
+    expected |= {"x_0000": "x_0000.zarr", "x_0001": "x_0001.zarr"}
+    assert {entry.case: entry.store for entry in found} == {case: str(tmp_path / p) for case, p in expected.items()}
+    assert all(entry.files == (Path(entry.store),) and entry.parts == () for entry in found)
+    assert [entry.case for entry in find_inputs(tmp_path / "p1" / "x.ome.zarr", spatial_dims=3)] == ["x"]
+
+
+def test_a_store_beside_a_file_of_its_name(tmp_path):
+    store_in(tmp_path, "x.zarr", "x.ome.zarr")
+    (tmp_path / "x.nii").write_bytes(b"")
+    found = find_inputs(tmp_path, spatial_dims=3)
+    assert [(entry.case, entry.store is None) for entry in found] == [
+        ("x.nii", True),
+        ("x.ome.zarr", False),
+        ("x.zarr", False),
+    ]
+
+
+def test_urls_are_named_by_their_last_part_if_it_is_enough(tmp_path):
+    urls = ["s3://bucket/a/x.ome.zarr", "https://user:secret@host:80/y.zarr?version=1", "simplecache::s3://b/../z.zarr"]
+    (tmp_path / "list.txt").write_text("\n".join(urls))
+    found = find_inputs(tmp_path / "list.txt", spatial_dims=3)
+    assert [(entry.case, entry.store) for entry in found] == [("x", urls[0]), ("y", urls[1]), ("z", urls[2])]
+    (tmp_path / "list.txt").write_text("https://user:secret@host/a/x.zarr\ns3://bucket/b/x.zarr")
+    found = find_inputs(tmp_path / "list.txt", spatial_dims=3)
+    assert [entry.case for entry in found] == ["bucket/b/x.zarr", "host/a/x.zarr"]
