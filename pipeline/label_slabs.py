@@ -79,7 +79,7 @@ def _predict(
     uncertainty: bool,
 ) -> None:
     batch = convert_to_tensor(canvas.image)[None].to(device)
-    scaled = canvas.keeps_size and _ignores_scale(pointwise)
+    scaled = canvas.keeps_size and ignores_scale(pointwise)
     for slab in during("stitch", slabs_of(inferer, batch, network, uncertainty, scaled)):
         for start, stop, logits in canvas.on_file_grid("pred", (slab.start, slab.stop, slab.logits[0])):
             record: dict[Hashable, Any] = {"pred": logits}
@@ -101,16 +101,17 @@ def _parts(transforms: Sequence[Transform], keep_probabilities: bool) -> tuple[F
         raise InputError(reason, remedy="give it an attribute `voxelwise = True` if that is not so")
     grid = voxelwise[0] if voxelwise and isinstance(voxelwise[0], FromGridd) else None
     voxelwise = voxelwise if grid is None else voxelwise[1:]
-    return grid, voxelwise if keep_probabilities else [_without_probabilities(transform) for transform in voxelwise]
+    return grid, voxelwise if keep_probabilities else [without_probabilities(transform) for transform in voxelwise]
 
 
-def _ignores_scale(pointwise: Sequence[Transform]) -> bool:
-    """Whether logits times a number above 0 of each voxel's own become the same: what reads them first says so."""
+def ignores_scale(pointwise: Sequence[Transform]) -> bool:
+    """Return whether logits times a number above 0 of each voxel's own become the same: what reads them first tells."""
     first = pointwise[0] if pointwise else None
     return getattr(first, "ignores_scale", False) and "pred" in getattr(first, "keys", ())
 
 
-def _without_probabilities(transform: Transform) -> Transform:
+def without_probabilities(transform: Transform) -> Transform:
+    """Return a transform that makes labels alone, without the probabilities beside them."""
     if not hasattr(transform, "probabilities_keys"):
         return transform
     lean = copy(transform)

@@ -32,7 +32,7 @@ LEAST_DICE = 0.999  # of bfloat16's labels to those of float32, for each class a
 LEAST_OF_A_CASE = 0.99  # a small object of one case may lose a few voxels of its rim
 CASES = 8
 NEEDED = {"network_def", "preprocessing", "inferer", "postprocessing", "class_names"}
-HOW_IT_RUNS = {"_meta_", "imports", "inference", "initialize", "run"}  # and what begins with `save_`
+HOW_IT_RUNS = {"_meta_", "imports", "inference", "initialize", "run"}  # and what begins with `save_` or `zarr_`
 
 
 def why_not_proven(weights: str | Path, settings: Mapping[str, Any] | None = None) -> str | None:
@@ -67,10 +67,15 @@ def why_not_proven(weights: str | Path, settings: Mapping[str, Any] | None = Non
 
 def settings_digest(config: Mapping[str, Any]) -> str:
     """Return what tells a config from others that give other labels: the SHA-256 of all that decides on these."""
-    others = WHERE_NOT_WHAT | HOW_IT_RUNS | {key for key in config if key.startswith("save_")}
-    kept = {key: value for key, value in config.items() if key not in others}
+    kept = {key: _deciding(value) if key == "predictor" else value for key, value in _deciding(config).items()}
     written = json.dumps(kept, sort_keys=True, default=str).replace("#", "::")  # MONAI knows both
     return hashlib.sha256(written.encode()).hexdigest()
+
+
+def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config, or of its predictor, decides on labels; which image is read does not change how."""
+    others = WHERE_NOT_WHAT | HOW_IT_RUNS
+    return {key: value for key, value in config.items() if key not in others and not key.startswith(("save_", "zarr_"))}
 
 
 def _score(value: Any) -> float | None:

@@ -7,10 +7,11 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from monai.transforms import Compose
@@ -19,13 +20,12 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.batch.batch_run import log_batch
-from pipeline.batch.case_work import CaseWork, new_row, record
+from pipeline.batch.case_work import CaseWork, Row, new_row, record
 from pipeline.batch.clock import table
 from pipeline.batch.completion import Completion, digest_of
 from pipeline.batch.failures import raise_failures
 from pipeline.batch.inputs import Input, find_inputs, shard
 from pipeline.batch.memory import Need
-from pipeline.batch.stages import Outcome, run_stages
 from pipeline.batch.summary import clashes, write_summary
 from pipeline.errors import InputError, visible
 from pipeline.execution import prepare
@@ -47,6 +47,22 @@ def records(
 ) -> list[dict[str, Any]]:
     """Return a record `{"id", "image"}` for each case that `find_inputs` finds, for programs that run a dataset."""
     return [record(entry) for entry in find_inputs(source, output_dir, in_channels, spatial_dims=spatial_dims)]
+
+
+class Workplace(Protocol):
+    """What the cases of a batch are done by: `CaseWork` in this process, `pipeline.cluster` on others."""
+
+    completion: Completion
+
+    @property
+    def execution(self) -> Mapping[str, str]:
+        """In which number format the network computes, and by which program."""
+
+    def state(self) -> str:
+        """What a progress bar says of it."""
+
+    def finish(self, todo: Sequence[Input], tell: Callable[[Row, Mapping[str, float]], None]) -> Iterator[Row]:
+        """Yield the row of each case; `tell` it, and its seconds by stage, as soon as it is done."""
 
 
 class FolderPredictor:
@@ -76,6 +92,10 @@ class FolderPredictor:
         num_shards: parts that the batch is divided into.
         shard_id: the part to predict, from 0 to num_shards - 1.
         settings: the config, whose change makes a completed case incomplete.
+        memory: GiB that a case may take: a NIfTI file that takes more is predicted block by block, as OME-Zarr images
+            always are; None: as much as is free.
+        zarr_level: the resolution of OME-Zarr images that is predicted, 0 for the largest.
+        zarr_orientation: where their axes x, y and z point in the patient, such as "LPS"; None: as they say themselves.
         track: log the batch as an MLflow run, in the experiment "predictions" of the store of `MLFLOW_TRACKING_URI`.
     """
 
@@ -101,6 +121,9 @@ class FolderPredictor:
         shard_id: int = 0,
         settings: Mapping[str, Any] | None = None,
         track: bool = False,
+        memory: float | None = None,
+        zarr_level: int = 0,
+        zarr_orientation: str | None = None,
     ) -> None:
         if uncertainty and not hasattr(inferer, "predict_with_spread"):
             raise InputError(
@@ -108,6 +131,8 @@ class FolderPredictor:
                 file="save_uncertainty",
                 remedy="add an overlay that averages several, such as infer_dihedral8.yaml or infer_mirrors.yaml",
             )
+        if memory is not None and not memory > 0:
+            raise InputError(f"memory is {memory}", file="memory", remedy="give GiB above 0, or null for what is free")
         self.input_dir, self.output_dir = input_dir, Path(output_dir)
         self.network, self.weights, self.device = network, str(weights_file(weights)), torch.device(device)
         self.preprocessing, self.inferer, self.postprocessing = preprocessing, inferer, postprocessing
@@ -115,15 +140,26 @@ class FolderPredictor:
         self.probabilities, self.uncertainty, self.resume = probabilities, uncertainty, resume
         self.num_shards, self.shard_id, self.track = num_shards, shard_id, track
         self.precision, self.backend = precision, backend
+        self.memory = None if memory is None else round(memory * 2**30)
+        self.zarr_level, self.zarr_orientation = zarr_level, zarr_orientation
         averaged = hasattr(inferer, "predict_with_spread")
         self.need = Need(_grid_of(preprocessing), len(class_names) * (probabilities + averaged + uncertainty))
         self.config = settings
         self.settings = {key: value for key, value in (settings or {}).items() if key not in WHERE_NOT_WHAT}
 
-    def run(self) -> list[dict[str, Any]]:
-        """Predict all; return a row per case, and raise when any failed, after the others are done."""
+    def run(
+        self, at: Callable[[Sequence[Input]], AbstractContextManager[Workplace]] | None = None
+    ) -> list[dict[str, Any]]:
+        """Predict all; return a row per case, and raise when any failed, after the others are done.
+
+        Args:
+            at: opens what the cases are done by, such as the workers of a cluster; None: this process.
+        """
         entries = self._entries()
-        work = self.work()
+        with nullcontext(self.work()) if at is None else at(entries) as work:
+            return self._run(entries, work)
+
+    def _run(self, entries: Sequence[Input], work: Workplace) -> list[dict[str, Any]]:
         rows = {entry.case: new_row(entry, "waiting") for entry in entries}
         todo = self._incomplete(entries, work.completion, rows) if self.resume else entries
         try:
@@ -163,6 +199,9 @@ class FolderPredictor:
             probabilities=self.probabilities,
             uncertainty=self.uncertainty,
             need=self.need,
+            memory=self.memory,
+            zarr_level=self.zarr_level,
+            zarr_orientation=self.zarr_orientation,
         )
 
     def _entries(self) -> list[Input]:
@@ -176,6 +215,8 @@ class FolderPredictor:
     def _misnamed(self, entry: Input) -> InputError | None:
         """Return why a case's results can have no name, which is better known before they are made."""
         file = entry.files[0]
+        if entry.store is not None:
+            return None
         try:
             for step in steps_of(self.postprocessing):
                 if hasattr(step, "output_file"):
@@ -201,25 +242,23 @@ class FolderPredictor:
         return todo
 
     def _predicted(
-        self, todo: Sequence[Input], work: CaseWork, rows: dict[str, dict[str, Any]]
+        self, todo: Sequence[Input], work: Workplace, rows: dict[str, dict[str, Any]]
     ) -> Iterator[dict[str, Any]]:
         """Yield the rows of cases with a bar and a log line for each, and write the summary now and then."""
         numbers = itertools.count(1)
 
-        def record(outcome: Outcome[Input]) -> dict[str, Any]:
-            row = work.row(outcome)
-            self._seconds.update(outcome.clock.seconds)
+        def tell(row: Row, seconds: Mapping[str, float]) -> None:
+            self._seconds.update(seconds)
             progress = self._time_left(next(numbers), len(todo))
             if row["status"] == "done":
                 logger.info("case '%s': done in %.1f s%s", visible(row["case"]), row["seconds"], progress)
-            return row
 
         self._begun = written = time.monotonic()
         self._seconds: Counter[str] = Counter()
-        predicted = run_stages(todo, work.read, work.predict, work.write, record, work.wants_room)
         # A log file has a line for each case instead of the bar.
         with logging_redirect_tqdm(), tqdm(total=len(todo), desc="predict", unit="case", disable=None) as bar:
-            for row in predicted:
+            for row in work.finish(todo, tell):
+                bar.set_postfix_str(work.state(), refresh=False)
                 bar.update()
                 yield row
                 if time.monotonic() - written > SUMMARY_EVERY:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ from pipeline.batch.clock import forwards, stage
 from pipeline.batch.completion import Completion
 from pipeline.batch.failures import log_failure
 from pipeline.batch.inputs import Input
-from pipeline.batch.memory import Need, check_room, wants_room
-from pipeline.batch.stages import Outcome
+from pipeline.batch.memory import Need, check_room, free_bytes, least_bytes, wants_room
+from pipeline.batch.stages import Outcome, run_stages
 from pipeline.batch.summary import measure
 from pipeline.errors import InputError, visible
 from pipeline.label_slabs import predict_labels, split_voxelwise, steps_of
@@ -54,6 +54,9 @@ class CaseWork:
         probabilities: keep those of all classes for a writer.
         uncertainty: also make `uncertainty`.
         need: memory that a case takes beside its image.
+        memory: bytes that a case may take, beyond which it is predicted block by block; None: as much as there is.
+        zarr_level: the resolution of an OME-Zarr image that is predicted, 0 for the largest.
+        zarr_orientation: where its axes x, y and z point in the patient, such as "LPS"; None: as the image says.
     """
 
     network: nn.Module
@@ -68,6 +71,9 @@ class CaseWork:
     probabilities: bool
     uncertainty: bool
     need: Need
+    memory: int | None = None
+    zarr_level: int = 0
+    zarr_orientation: str | None = None
 
     @property
     def execution(self) -> dict[str, str]:
@@ -76,7 +82,35 @@ class CaseWork:
 
     def wants_room(self, entry: Input) -> bool:
         """Tell whether a case is so large that no other one should be in memory beside it."""
-        return wants_room(entry.files, self.spatial_dims, self.need)
+        return self.is_large(entry) or wants_room(entry.files, self.spatial_dims, self.need)
+
+    def is_large(self, entry: Input) -> bool:
+        """Tell whether a case is predicted block by block."""
+        if entry.store is not None or entry.problem is not None:
+            return entry.store is not None
+        if len(entry.files) > 1 or not str(entry.files[0]).lower().endswith((".nii", ".nii.gz")):
+            return False
+        room = free_bytes() if self.memory is None else min(self.memory, free_bytes())
+        return least_bytes(entry.files, self.spatial_dims, self.need) > room
+
+    def state(self) -> str:
+        """What a progress bar says of it: nothing, there is one of them."""
+        return ""
+
+    def finish(self, todo: Sequence[Input], tell: Callable[[Row, Mapping[str, float]], None]) -> Iterator[Row]:
+        """Yield the rows of cases in order; while one is predicted, the next is read and the last one written.
+
+        Args:
+            todo: the cases.
+            tell: called with the row and the seconds by stage of each, as soon as it is done.
+        """
+
+        def end(outcome: Outcome[Input]) -> Row:
+            row = self.row(outcome)
+            tell(row, outcome.clock.seconds)
+            return row
+
+        return run_stages(todo, self.read, self.predict, self.write, end, self.wants_room)
 
     def whole(self, entry: Input) -> tuple[Row, Mapping[str, float]]:
         """Do all of a case, one step after the other; return its row, and its seconds by stage."""
@@ -89,6 +123,10 @@ class CaseWork:
         self.completion.begin(entry)
         if entry.problem is not None:
             raise entry.problem
+        if self.is_large(entry):
+            from pipeline.blockwise.large_case import LargeCase  # few batches need it
+
+            return {"large": LargeCase(entry, self)}
         check_room(entry.files, self.spatial_dims, entry.case, self.need)
         item: Any = record(entry)
         for step in steps_of(self.preprocessing):
@@ -105,6 +143,8 @@ class CaseWork:
         """Return a case with what the network makes of it, on the grid of its file."""
         voxelwise, _ = split_voxelwise(self.postprocessing.flatten().transforms)
         with forwards(self.network, self.device):
+            if "large" in item:
+                return {"result": item["large"].run()}
             return predict_labels(
                 item, self.network, self.inferer, voxelwise, self.device, self.probabilities, self.uncertainty
             )
@@ -113,6 +153,8 @@ class CaseWork:
     @torch.no_grad()
     def write(self, item: dict[Hashable, Any]) -> dict[str, Any]:
         """Write what there is to write; return what the summary says of it."""
+        if "result" in item:
+            return item["result"] | self.execution
         _, writing = split_voxelwise(self.postprocessing.flatten().transforms)
         item = Compose(writing)(item)
         return {**measure(item, self.class_names), **self.execution, "outputs": item.get("outputs", [])}

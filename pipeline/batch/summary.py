@@ -34,18 +34,32 @@ def measure(item: Mapping[Hashable, Any], class_names: Sequence[str]) -> dict[st
     """
     pred = item["pred"]
     labels = convert_to_numpy(pred)[0]
-    row: dict[str, Any] = {"shape": list(labels.shape)}
+    affine = convert_to_numpy(pred.affine) if has_geometry(_file_of(item)) else None
+    return measured(labels.shape, affine, count_labels(labels, len(class_names)), class_names)
+
+
+def measured(
+    shape: Sequence[int], affine: np.ndarray | None, counts: np.ndarray, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """Return what `measure` does of a label map that has been counted.
+
+    Args:
+        shape: of the label map.
+        affine: (4, 4), from voxel index to millimetres; None where nobody knows.
+        counts: voxels of the labels 0, 1, ...
+        class_names: name of each label from 0 on, the background first.
+    """
+    row: dict[str, Any] = {"shape": list(shape)}
     edges = None
-    if has_geometry(_file_of(item)):
-        edges = np.linalg.norm(convert_to_numpy(pred.affine)[:3, : labels.ndim], axis=0)
+    if affine is not None:
+        edges = np.linalg.norm(affine[:3, : len(shape)], axis=0)
         row["spacing"] = [_short(edge) for edge in edges]
-    counts = count_labels(labels, len(class_names))
     for number, count in enumerate(counts.tolist()):
         if number < len(class_names):
             row[f"voxels/{class_names[number]}"] = count
         elif count:
             row[f"voxels/label {number}"] = count
-    if edges is not None and labels.ndim == 3:
+    if edges is not None and len(shape) == 3:
         volumes = {name: row[name] * np.prod(edges) / 1000 for name in list(row) if name.startswith("voxels/")}
         row |= {name.replace("voxels/", "ml/", 1): _short(volume) for name, volume in list(volumes.items())[1:]}
     return row

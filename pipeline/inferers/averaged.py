@@ -95,6 +95,17 @@ class AveragedInferer(Inferer):
             for piece in in_pieces(mean):
                 yield replace(piece, logits=self._logits(piece.logits))
 
+    def versions(self, ndim: int) -> list[tuple[int, ...]] | None:
+        """Return the axes of a batch of `ndim` axes that each version mirrors; None where versions are turned too."""
+        mirrors = MIRRORS.get(self.transforms)
+        return None if mirrors is None else mirrors(ndim)
+
+    def mean_of(self, versions: Sequence[Iterator[Slab]], start: int, stop: int) -> Iterator[Slab]:
+        """Yield what `slabs` does of the planes from `start` to `stop`, given each version's logits of them."""
+        for mean in _side_by_side([map(self._probabilities, version) for version in versions], stop, False, start):
+            for piece in in_pieces(mean):
+                yield replace(piece, logits=self._logits(piece.logits))
+
     def _whole(self, images: torch.Tensor, predict: Change, change: Change, back: Change) -> Iterator[Slab]:
         """One slab of the probabilities that a version gives, turned back."""
         version = change(images)
@@ -125,10 +136,9 @@ class AveragedInferer(Inferer):
 ACTIVATIONS: dict[str, Change] = {"softmax": partial(torch.softmax, dim=1), "sigmoid": torch.sigmoid}
 
 
-def _side_by_side(versions: Sequence[Iterator[Slab]], planes: int, spread: bool) -> Iterator[Slab]:
-    """The mean of all versions, and how they spread, plane by plane."""
+def _side_by_side(versions: Sequence[Iterator[Slab]], planes: int, spread: bool, start: int = 0) -> Iterator[Slab]:
+    """The mean of all versions, and how they spread, plane by plane from `start` on."""
     slabs = [next(version) for version in versions]
-    start = 0
     while start < planes:
         slabs = [slab if start < slab.stop else next(version) for slab, version in zip(slabs, versions, strict=True)]
         stop = min(slab.stop for slab in slabs)

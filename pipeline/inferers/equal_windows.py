@@ -13,7 +13,11 @@ BACKGROUND = 10.0  # the logit of the background beside zeros: a probability of 
 
 
 def kinds_of_windows(
-    images: torch.Tensor, starts: Sequence[Sequence[int]], window: Sequence[int], skip_below: float | None
+    images: torch.Tensor,
+    starts: Sequence[Sequence[int]],
+    window: Sequence[int],
+    skip_below: float | None,
+    at_least: int = 2,
 ) -> list[Hashable]:
     """Return for each window, rows first and then images, what it equals, or None for one that is like no other.
 
@@ -24,6 +28,7 @@ def kinds_of_windows(
         starts: where windows start along each spatial axis.
         window: voxels per axis.
         skip_below: windows that are nowhere above are `LEFT_OUT`; None: there are no such windows.
+        at_least: how many windows make a kind; 1 where equal ones may follow.
     """
     low = high = images.detach()
     for axis, (begins, n) in enumerate(zip(starts, window, strict=True), 2):
@@ -32,12 +37,18 @@ def kinds_of_windows(
     low, high = (values.movedim((2, 0, 1), (0, 1, -1)).flatten(0, -2).cpu() for values in (low, high))
     constant = (low == high).all(1).tolist()
     values = [tuple(of_one) if same else None for of_one, same in zip(low.tolist(), constant, strict=True)]
-    often = {value for value, count in Counter(filter(None, values)).most_common(KEPT) if count > 1}
+    often = {value for value, count in Counter(filter(None, values)).most_common(KEPT) if count >= at_least}
     kinds: list[Hashable] = [value if value in often else None for value in values]
     if skip_below is not None:
         empty = (high <= skip_below).all(1).tolist()
         kinds = [LEFT_OUT if left else kind for left, kind in zip(empty, kinds, strict=True)]
     return kinds
+
+
+def is_random(network: object) -> bool:
+    """Return whether equal windows may give different outputs: in training mode, be it that of a dropout alone."""
+    parts = network.modules() if isinstance(network, torch.nn.Module) else [network]
+    return any(getattr(part, "training", False) for part in parts)
 
 
 def background_like(output: torch.Tensor) -> torch.Tensor:

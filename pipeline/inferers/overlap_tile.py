@@ -123,6 +123,20 @@ class OverlapTileInferer(Inferer):
                 del outputs
             yield from in_pieces(Slab(start, stop, slab.values))
 
+    def tiles(
+        self, size: Sequence[int], network: Any, mirrored: Sequence[int] = ()
+    ) -> tuple[Size, list[list[Span]], list[torch.Tensor]]:
+        """Return what tiles see of an image of this size: how many voxels, where, and which of the image those are.
+
+        Args:
+            size: (*spatial) of the image.
+            network: of valid convolutions, see `ValidNetwork`.
+            mirrored: axes of the batch, from 2 on, along which the network sees the image mirrored.
+        """
+        sizes, axes = _sizes_of(network), tuple(mirrored)
+        sources = self._sources(size, sizes, axes, HOST)
+        return self._tile_size(sizes, size), self._spans(size, sizes, axes), sources
+
     def planes_held(self, image: torch.Tensor, network: Any) -> int:
         """Return how many planes of an image's prediction, (B, channels, *spatial), are in `slabs` at once."""
         rows, *columns = self._spans(image.shape[2:], _sizes_of(network))

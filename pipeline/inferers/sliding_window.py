@@ -14,7 +14,7 @@ from monai.utils import convert_to_tensor, ensure_tuple, ensure_tuple_rep
 from tqdm import tqdm
 
 from pipeline.errors import InputError
-from pipeline.inferers.equal_windows import LEFT_OUT, background_like, kinds_of_windows
+from pipeline.inferers.equal_windows import LEFT_OUT, background_like, is_random, kinds_of_windows
 from pipeline.inferers.fitting import HOST, Fitting
 from pipeline.inferers.rolling_sum import RollingSum
 from pipeline.inferers.slabs import Slab, joined, mirror
@@ -116,8 +116,8 @@ class SlidingWindow(SlidingWindowInferer):
     ) -> Iterator[Slab]:
         images, axes = convert_to_tensor(image), tuple(mirrored)
         size = images.shape[2:]
-        window, starts = self._window(size), self._starts(size, axes)
-        weight = mirror(self._weight(window, images), [axis - 2 for axis in axes])
+        window, starts = self.layout(size, axes)
+        weight = self.weight(images, window, axes)
         dtype = torch.promote_types(images.dtype, torch.float32)
         sums = RollingSum((len(images), *size), starts, weight, dtype, device or self._device(images))
         # Rows of windows along the first axis come one after the other, each with all images.
@@ -142,6 +142,19 @@ class SlidingWindow(SlidingWindowInferer):
     def planes_held(self, image: torch.Tensor, network: Any) -> int:
         """Return how many planes of an image's prediction, (B, channels, *spatial), `slabs` sums up at once."""
         return self._window(image.shape[2:])[0]
+
+    def layout(self, size: Sequence[int], mirrored: Sequence[int] = ()) -> tuple[Size, list[list[int]]]:
+        """Return the voxels of a window, and where windows start along each axis, of an image of this size.
+
+        Args:
+            size: (*spatial).
+            mirrored: axes of the batch, from 2 on, along which the network sees the image mirrored.
+        """
+        return self._window(size), self._starts(size, tuple(mirrored))
+
+    def weight(self, image: torch.Tensor, window: Size, mirrored: Sequence[int] = ()) -> torch.Tensor:
+        """Return the weight (*window) of a window's voxels, on the device that predicts an image."""
+        return mirror(self._weight(window, image), [axis - 2 for axis in mirrored])
 
     def _outputs(
         self, kinds: Sequence[Hashable], predict: Callable[[Sequence[int]], torch.Tensor], make_room: Callable[[], bool]
@@ -168,9 +181,8 @@ class SlidingWindow(SlidingWindowInferer):
         self, images: torch.Tensor, network: Callable[..., Any], starts: Sequence[Sequence[int]], window: Size
     ) -> list[Hashable]:
         kinds = kinds_of_windows(images, starts, window, self.skip_below)
-        parts = network.modules() if isinstance(network, torch.nn.Module) else [network]
-        is_random = any(getattr(part, "training", False) for part in parts)  # dropout, be it that it alone is on
-        return [kind if kind == LEFT_OUT or not is_random else None for kind in kinds]
+        seen_each = is_random(network)
+        return [kind if kind == LEFT_OUT or not seen_each else None for kind in kinds]
 
     def _window(self, size: Sequence[int]) -> Size:
         asked = ensure_tuple_rep(self.roi_size, len(size))

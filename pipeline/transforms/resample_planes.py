@@ -93,6 +93,32 @@ class PlaneResampler:
         return planes if planes.shape[2] == self.new_size[1] else _mixed(planes, 2, *self.rows)
 
 
+def source_of(start: int, stop: int, old: int, new: int, mode: str = "linear") -> tuple[int, int]:
+    """Return the old voxels of an axis, from one to before another, that the new ones in a range are made of."""
+    below, above, _ = _neighbours(old, new, mode == "linear")
+    return int(below[start]), int(above[stop - 1]) + 1
+
+
+def resample_axis(
+    values: torch.Tensor, axis: int, first: int, span: tuple[int, int], old: int, new: int, mode: str = "linear"
+) -> torch.Tensor:
+    """Return the new voxels in a range of one axis, as `PlaneResampler` makes them of the whole.
+
+    Args:
+        values: (K, *spatial), floating point where the mode is "linear".
+        axis: of the tensor.
+        first: which old voxel the tensor begins with along it.
+        span: the new voxels, from one to before another, of which the tensor holds all that `source_of` says.
+        old: voxels of the whole axis,
+        new: and after resampling.
+        mode: "linear" or "nearest".
+    """
+    if old == new:
+        return values.narrow(axis, span[0] - first, span[1] - span[0])
+    below, above, part = (numbers[span[0] : span[1]] for numbers in _neighbours(old, new, mode == "linear"))
+    return _mixed(values, axis, below - first, above - first, part)
+
+
 def _neighbours(old: int, new: int, is_linear: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return, of each new voxel of an axis, the old ones below and above its centre, and the part of the one above."""
     centre = torch.arange(new)

@@ -72,10 +72,14 @@ class ToGridd(MapTransform):
 
     def voxels_of(self, affine: np.ndarray, shape: Sequence[int]) -> int:
         """Return how many voxels a file of this grid will have on the network's."""
+        return int(np.prod(self.turned(affine, shape)[1], dtype=np.int64))
+
+    def turned(self, affine: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Return how a file's axes are turned, as nibabel's orientations, and its size on the network's grid."""
         turn = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), self.target)
         turned_shape = [shape[int(axis)] for axis in np.argsort(turn[:, 0])]
         turned = affine @ nib.orientations.inv_ornt_aff(turn, shape)
-        return int(np.prod(self._size_on_grid(turned, turned_shape, None), dtype=np.int64))
+        return turn, self._size_on_grid(turned, turned_shape, None)
 
     def _convert(self, volume: MetaTensor, mode: str) -> MetaTensor:
         affine = np.asarray(volume.affine, dtype=float)

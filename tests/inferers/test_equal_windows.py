@@ -3,7 +3,7 @@ from itertools import product
 import pytest
 import torch
 
-from pipeline.inferers.equal_windows import LEFT_OUT, background_like, kinds_of_windows
+from pipeline.inferers.equal_windows import LEFT_OUT, background_like, is_random, kinds_of_windows
 
 
 @pytest.mark.parametrize("size", [(14,), (9, 12), (8, 5, 7)])
@@ -31,6 +31,15 @@ def test_the_only_window_of_its_kind_is_like_no_other():
     image = torch.zeros(1, 1, 12)
     image[0, 0, 4:8] = 5.0
     assert kinds_of_windows(image, [[0, 4, 8]], [4], None) == [(0.0,), None, (0.0,)]
+    assert kinds_of_windows(image, [[0, 4, 8]], [4], None, at_least=1) == [(0.0,), (5.0,), (0.0,)]
+
+
+def test_a_dropout_that_alone_is_on_makes_a_network_random():
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.Dropout()).eval()
+    assert not is_random(network)
+    network[1].train()
+    assert is_random(network)
+    assert not is_random(lambda windows: windows)
 
 
 def test_background_in_the_type_and_place_of_an_output():
