@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial
 
+from pipeline.cluster.opening import Place
 from pipeline.errors import InputError
 from pipeline.handlers.case_scores import mean_scores
 from pipeline.handlers.mlflow_run import origin
@@ -30,7 +31,7 @@ from pipeline.volumes.atomic import atomic_write_text
 logger = logging.getLogger(__name__)
 
 
-def run_sweep(file: str | Path, workers: int = 1, trials: int | None = None) -> Path:
+def run_sweep(file: str | Path, workers: int = 1, trials: int | None = None, place: Place | None = None) -> Path:
     """Train what a sweep file describes; continue the sweep where it was begun already. Return the table of results.
 
     The file is checked as a whole before the first trial. The sweep's folder `<output_dir>/<name>/` has the study, the
@@ -40,6 +41,7 @@ def run_sweep(file: str | Path, workers: int = 1, trials: int | None = None) -> 
         file: YAML; `sweeps/example.yaml` names all keys.
         workers: processes that train at the same time; 1 trains in this one.
         trials: how many, instead of what the file says.
+        place: a cluster whose workers train instead.
     """
     if workers < 1:
         raise InputError(f"{workers} workers", remedy="give a whole number, 1 or more")
@@ -54,7 +56,11 @@ def run_sweep(file: str | Path, workers: int = 1, trials: int | None = None) -> 
         status = "KILLED"
         try:
             parent = _open(tracking, study, first)
-            if workers == 1:
+            if place is not None:
+                from pipeline.sweeps.on_cluster import work_on_cluster
+
+                work_on_cluster(study, parent, place)
+            elif workers == 1:
                 work(sweep, parent)
             else:
                 work_in_processes(study, parent, workers)

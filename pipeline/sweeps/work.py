@@ -47,7 +47,7 @@ def work(sweep: Sweep, parent: Parent, workers: int = 1) -> None:
         if twin is None:
             _train(study, SweepTrial(sweep, trial, parent, bars=workers == 1))
         else:
-            _repeat(study, trial, twin)
+            repeat(study, trial, twin)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -76,7 +76,7 @@ def _train(study: Study, of_sweep: SweepTrial) -> None:
     study.finish(trial, value, state, **{key: fact for key, fact in facts.items() if fact is not None})
 
 
-def _repeat(study: Study, trial: optuna.Trial, twin: FrozenTrial) -> None:
+def repeat(study: Study, trial: optuna.Trial, twin: FrozenTrial) -> None:
     """Give a trial what an earlier one of the same point came to."""
     for step, value in twin.intermediate_values.items():
         trial.report(value, step)
