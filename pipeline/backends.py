@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from importlib.util import find_spec
 
@@ -36,9 +37,7 @@ class Exported(Around):
 
     def __init__(self, network: nn.Module, backend: str) -> None:
         super().__init__()
-        if not is_installed(backend):
-            missing = ", ".join(package for package in PACKAGES[backend] if find_spec(package) is None)
-            raise InputError(f"backend '{backend}' needs {missing}", remedy=INSTALL[backend])
+        require(backend)
         self.network = network
         self._compiled = lru_cache(SHAPES)(partial(_compiled, network, backend))
 
@@ -55,30 +54,69 @@ def is_installed(backend: str) -> bool:
     return all(find_spec(package) is not None for package in PACKAGES[backend])
 
 
-def _compiled(network: nn.Module, backend: str, shape: tuple[int, ...]) -> Window:
-    example = torch.zeros(1, *shape)
+def require(backend: str) -> None:
+    """Refuse a backend of which a package is not installed, and say how to install it."""
+    missing = ", ".join(package for package in PACKAGES[backend] if find_spec(package) is None)
+    if missing:
+        raise InputError(f"backend '{backend}' needs {missing}", remedy=INSTALL[backend])
+
+
+def onnx_program(
+    network: nn.Module, images: torch.Tensor, any_size: bool = False, names: tuple[str, str] = ("image", "pred")
+) -> torch.onnx.ONNXProgram:
+    """Return a network as ONNX; a layer that ONNX cannot express is an `InputError`.
+
+    Args:
+        network: on the processor, in evaluation mode.
+        images: an example (N, C, *size), whose numbers say nothing; N and sizes above 1 if `any_size`.
+        any_size: leave the number of images and their sizes open; else both are those of the example.
+        names: of the input and the output.
+    """
+    for chatty in ("torch.onnx", "onnx_ir", "onnxscript"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    open_axes = {axis: torch.export.Dim.AUTO for axis in range(images.dim()) if axis != 1}
+    with _reported("onnx"):
+        program = torch.onnx.export(
+            network,
+            (images,),
+            dynamo=True,
+            verbose=False,
+            input_names=names[:1],
+            output_names=names[1:],
+            dynamic_shapes=(open_axes,) if any_size else None,
+        )
+    assert program is not None
+    return program
+
+
+@contextmanager
+def _reported(backend: str) -> Iterator[None]:
+    """Turn whatever an exporter makes of a layer that it does not know into an `InputError`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters among themselves
         try:
-            return {"onnx": _by_onnx, "openvino": _by_openvino}[backend](network, example)
-        except Exception as error:  # whatever an exporter makes of a layer that it does not know
-            why = next(iter(str(error).splitlines()), type(error).__name__)
+            yield
+        except Exception as error:
+            words = str(error).split("\x1b")[0]  # up to what colours a terminal
+            why = next(iter(words.splitlines()), type(error).__name__)
             reason = f"{backend} cannot compute this network: {why}"
             raise InputError(reason, file="backend", remedy="use --backend torch") from error
+
+
+def _compiled(network: nn.Module, backend: str, shape: tuple[int, ...]) -> Window:
+    make = {"onnx": _by_onnx, "openvino": _by_openvino}[backend]
+    return make(network, torch.zeros(1, *shape))
 
 
 def _by_onnx(network: nn.Module, example: torch.Tensor) -> Window:
     import onnxruntime
 
-    for chatty in ("torch.onnx", "onnx_ir", "onnxscript"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
-    program = torch.onnx.export(network, (example,), dynamo=True, verbose=False)
-    assert program is not None
+    model = onnx_program(network, example).model_proto.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    model = program.model_proto.SerializeToString()
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    with _reported("onnx"):
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda window: session.run(None, {name: window})[0]
 
@@ -86,11 +124,13 @@ def _by_onnx(network: nn.Module, example: torch.Tensor) -> Window:
 def _by_openvino(network: nn.Module, example: torch.Tensor) -> Window:
     import openvino
 
-    model = openvino.convert_model(network, example_input=example, input=[tuple(example.shape)])
+    with _reported("openvino"):
+        model = openvino.convert_model(network, example_input=example, input=[tuple(example.shape)])
     options = {
         "INFERENCE_PRECISION_HINT": "f32",  # else it takes bfloat16 where there is a unit
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    with _reported("openvino"):
+        request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
     return lambda window: request.infer([window])[0].copy()  # its memory is used again for the next window

@@ -26,6 +26,7 @@ PREDICTION_WISHES = {
     "dicom_seg": "also write a DICOM segmentation of each DICOM series",
     "pictures": "also write <case>_picture.png, the planes with most foreground",
 }
+GIVEN = ("device", "precision", "backend", "memory", "zarr_level", "zarr_orientation")  # else the config decides
 DATASET_DIR = "where the list's paths begin: for converted files, and links to what stays as it is"
 READER_OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "help": "seed of the folds (0)"},
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="<verb>", required=True)
     _add_predict(verbs)
     _add_precision(verbs)
-    _add_safetensors(verbs)
+    _add_export(verbs)
     _add_check(verbs)
     _add_compare(verbs)
     _add_leaderboard(verbs)
@@ -87,6 +88,15 @@ def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     verb.add_argument(*_spellings("num_shards"), type=int, default=1, help="parts of the batch, for array jobs (1)")
     verb.add_argument(*_spellings("shard_id"), type=int, default=0, help="the part to predict, from 0 on (0)")
     verb.add_argument("--overlay", nargs="+", default=[], help="config files on top of the bundle's own")
+    verb.add_argument(
+        "--memory", type=float, metavar="GIB", help="that a case may take; larger ones go block by block (what is free)"
+    )
+    verb.add_argument(
+        *_spellings("zarr_level"), type=int, metavar="N", help="resolution of OME-Zarr images (0, the largest)"
+    )
+    verb.add_argument(
+        *_spellings("zarr_orientation"), metavar="CODES", help="where their x, y and z point in the patient, as LPS"
+    )
     verb.add_argument("--device", help="cpu, cuda, cuda:1; a GPU if there is one")
     verb.add_argument(
         "--precision",
@@ -104,7 +114,22 @@ def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     verb.add_argument(
         "--trust", action="store_true", help="run whatever code the bundle's config names; read it before you say so"
     )
+    _add_place(verb, {"help": "processes of this machine that predict, one for each GPU"})
     verb.set_defaults(call=_predict)
+
+
+def _add_place(verb: argparse.ArgumentParser, workers: dict[str, Any]) -> None:
+    verb.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler whose workers do it: tcp://host:8786")
+    verb.add_argument("--workers", type=int, **workers)
+    verb.add_argument("--jobqueue", metavar="FILE", help="YAML: workers as jobs of SLURM, PBS, ... (docs/scaling.md)")
+
+
+def _place(scheduler: str | None, workers: int | None, jobqueue: str | None) -> Any:
+    if scheduler is None and workers is None and jobqueue is None:
+        return None
+    from pipeline.cluster.opening import Place
+
+    return Place(scheduler, workers, jobqueue)
 
 
 def _spellings(name: str) -> list[str]:
@@ -121,9 +146,11 @@ def _predict(options: argparse.Namespace) -> None:
     from pipeline.inference import predict_with_bundle
 
     overrides = {key: getattr(options, key) for key in ("resume", "num_shards", "shard_id", "track")}
-    overrides |= {key: getattr(options, key) for key in ("device", "precision", "backend") if getattr(options, key)}
+    overrides |= {key: getattr(options, key) for key in GIVEN if getattr(options, key) is not None}
     overrides |= {f"save_{wish}": True for wish in PREDICTION_WISHES if getattr(options, wish)}
     folders = (options.bundle, options.input_dir, options.output_dir)
+    if (place := _place(options.scheduler, options.workers, options.jobqueue)) is not None:
+        overrides["place"] = place
     predict_with_bundle(*folders, options.overlay, options.trust, **overrides)
 
 
@@ -146,20 +173,26 @@ def _precision(options: argparse.Namespace) -> None:
     print(prove(options.bundle, options.input_dir, options.device, options.trust))
 
 
-def _add_safetensors(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_export(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb = verbs.add_parser(
-        "safetensors",
-        help="write a bundle's weights as model.safetensors too, which can hold no code",
-        epilog="example: python -m pipeline safetensors runs/my-run",
+        "export",
+        help="write a bundle's trained network for another program: MONAI Deploy, Triton, ONNX Runtime, OpenVINO",
+        epilog="example: python -m pipeline export runs/my-run --to triton --output model_repository",
     )
     verb.add_argument("bundle", help="a run's folder, or a bundle with trained weights")
-    verb.set_defaults(call=_safetensors)
+    formats = ["torchscript", "onnx", "openvino", "triton", "safetensors"]
+    verb.add_argument("--to", required=True, choices=formats, help="the format")
+    verb.add_argument("-o", "--output", help="the file, or Triton's model repository (in the bundle itself)")
+    verb.add_argument("--name", help="of Triton's model (the bundle's)")
+    verb.add_argument("--device", choices=["cpu", "cuda"], help="where Triton computes (what it has)")
+    verb.add_argument("--trust", action="store_true", help="run whatever code the bundle's config names")
+    verb.set_defaults(call=_export)
 
 
-def _safetensors(options: argparse.Namespace) -> None:
-    from pipeline.handlers.load_weights import to_safetensors
+def _export(options: argparse.Namespace) -> None:
+    from pipeline.serving.export import export
 
-    print(to_safetensors(options.bundle))
+    print(export(options.bundle, options.to, options.output, options.name, options.device, options.trust))
 
 
 def _add_check(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -291,9 +324,7 @@ def _add_sweep(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     verb.add_argument(
         "file", help="what to vary, YAML (sweeps/example.yaml has all keys); the same command continues a stopped sweep"
     )
-    verb.add_argument(
-        "--workers", type=int, default=1, help="trainings at a time, each in its own process (1: in this one)"
-    )
+    _add_place(verb, {"help": "trainings at a time, each in its own process (1: in this one)"})
     verb.add_argument("--trials", type=int, help="how many, instead of what the file says")
     verb.set_defaults(call=_sweep)
 
@@ -301,7 +332,10 @@ def _add_sweep(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 def _sweep(options: argparse.Namespace) -> None:
     from pipeline.sweeps.sweep import run_sweep
 
-    run_sweep(options.file, options.workers, options.trials)
+    place = _place(options.scheduler, None, options.jobqueue)
+    if place is not None and options.workers is not None:
+        raise InputError("--workers are of this machine", remedy="leave it out: the cluster's workers train")
+    run_sweep(options.file, 1 if options.workers is None else options.workers, options.trials, place)
 
 
 def _add_store(verb: argparse.ArgumentParser) -> None:

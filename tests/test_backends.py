@@ -1,6 +1,9 @@
 """ONNX Runtime and OpenVINO give the labels of PyTorch, for batches and windows of any size."""
 
+import nibabel as nib
+import numpy as np
 import pytest
+import tifffile
 import torch
 from discs import ROOT
 from monai.bundle import ConfigParser
@@ -10,7 +13,9 @@ from pipeline import backends
 from pipeline.backends import PACKAGES, Exported
 from pipeline.errors import InputError
 from pipeline.handlers.load_weights import load_weights
+from pipeline.inference import predict_with_bundle
 from pipeline.inferers.sliding_window import SlidingWindow
+from pipeline.networks.unet import UNet
 from pipeline.synthetic.cells import make_cells
 from pipeline.synthetic.organs import make_organs
 
@@ -100,3 +105,41 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(name, monk
     with pytest.raises(InputError, match=f"needs {PACKAGES[name][0]}") as caught:
         Exported(nn.Conv2d(1, 1, 1), name)
     assert caught.value.remedy.startswith("pip install")
+
+
+@torch.no_grad()
+def test_colours_and_attention_on_sizes_that_are_no_multiples(backend):
+    network = UNet(2, 3, 2, (4, 8), norm="batch", attention="global").eval()
+    image = torch.randn(2, 3, 13, 17)
+    torch.testing.assert_close(Exported(network, backend)(image), network(image), rtol=1e-3, atol=1e-4)
+
+
+def drawn_pictures(folder):
+    for number, size in enumerate([(187, 201), (90, 131)]):
+        tifffile.imwrite(folder / f"{number}.tif", make_cells(number)[0][: size[0], : size[1]])
+    return tifffile.imread
+
+
+def drawn_volume(folder):
+    scan = make_organs(5)
+    image = nib.Nifti1Image(scan.volume, scan.affine).slicer[1:, 3:, :51]  # no multiple of anything
+    nib.save(image, folder / "0.nii.gz")
+    return lambda file: np.asarray(nib.load(file).dataobj)
+
+
+@pytest.mark.parametrize(("name", "draw"), [("unet", drawn_pictures), ("unet3d", drawn_volume)])
+def test_files_predicted_by_another_program_have_the_labels_of_torch(name, draw, backend, tmp_path, caplog):
+    (tmp_path / "in").mkdir()
+    read = draw(tmp_path / "in")
+    found = {}
+    for chosen in ("torch", backend):
+        out = tmp_path / chosen
+        options = {"backend": chosen, "precision": "float32", "device": "cpu", "logging_file": False}
+        with caplog.at_level("INFO", "pipeline.execution"):
+            predict_with_bundle(ROOT / "bundles" / name, str(tmp_path / "in"), str(out), **options)
+        assert f"predicting in float32 with {chosen}" in caplog.text
+        found[chosen] = [read(file) for file in sorted(out.glob("?.*"))]
+    assert len(found["torch"]) == len(list((tmp_path / "in").iterdir()))
+    for expected, labels in zip(found["torch"], found[backend], strict=True):
+        assert 0.01 < (expected > 0).mean() < 0.99
+        assert (labels == expected).mean() >= 0.999
