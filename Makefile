@@ -44,7 +44,7 @@ audit: .venv/.installed
 	else echo "not audited: OSV cannot be reached, or pip-audit cannot be installed" | tee audit.md; fi
 
 # The ablation takes an hour and data of its own: docs/ablation.md has its command.
-NO_CLAIM = benchmarks/measure.py benchmarks/results_page.py benchmarks/ablation.py
+NO_CLAIM = benchmarks/measure.py benchmarks/results_page.py benchmarks/ablation.py benchmarks/fleet.py
 
 bench: .venv/.installed
 	@for file in $(filter-out $(NO_CLAIM),$(wildcard benchmarks/*.py)); do \
