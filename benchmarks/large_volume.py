@@ -110,7 +110,7 @@ def draw(rows: list[dict[str, float]], file: Path) -> None:
         if most is not None:
             axes.axhline(most, color="#999999", linestyle="--")
         axes.set(xscale="log", xlabel="megavoxels of the volume", ylabel=label)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.25 * max(*(row[key] for row in rows), most or 0))
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=120)
 

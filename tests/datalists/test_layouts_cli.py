@@ -6,8 +6,9 @@ import json
 import pytest
 from layout_files import drawn, nifti, noise, png, tif
 
-from pipeline.cli import PUBLIC_LAYOUTS, main
+from pipeline.cli import main
 from pipeline.datalists.datalist import load_data_list
+from pipeline.verbs.data_verbs import PUBLIC_LAYOUTS
 
 CELLS = drawn("1100", "1102", "0002")
 
