@@ -155,13 +155,18 @@ def of_one_process(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
         inside, plain = made, own
         for parent in parents:
             inside, plain = inside[parent], plain[parent]
-        if inside.get(key) != value:
+        if _spelled_alike(inside.get(key)) != _spelled_alike(value):
             continue  # the user's own word, such as --device cpu
         if key in plain:
             inside[key] = plain[key]
         else:
             del inside[key]
     return made
+
+
+def _spelled_alike(value: Any) -> str:
+    """A value as text; MONAI turns the `#` of references into `::` when it reads a config."""
+    return json.dumps(value, sort_keys=True).replace("#", "::")
 
 
 def inference_config(train: Mapping[str, Any], inference_file: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Overrides that nothing reads are errors; a config can be flattened and exported."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,11 @@ def test_a_run_of_several_processes_is_kept_as_one_of_a_single_process():
         assert bundle.of_one_process(together, folder) == bundle.of_one_process(alone, folder) == alone
         mine = bundle.of_one_process({**together, "device": "cpu", "epochs": 5}, folder)
         assert mine == {**alone, "device": "cpu", "epochs": 5}
+        as_it_runs = ConfigParser(together)
+        as_it_runs.parse()  # which spells references in another way
+        made = bundle.of_one_process(as_it_runs.get(), folder)
+        assert "::" in json.dumps(as_it_runs.get()["train"]["trainer"]["network"])
+        assert not {"DistributedDataParallel", "OverRanks"} & set(re.findall(r"\w+", json.dumps(made)))
 
 
 def test_mistakes_in_an_overlay_are_found_too(configs):

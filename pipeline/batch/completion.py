@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 import pipeline
 from pipeline.batch.input_files import RECORDS
 from pipeline.batch.inputs import Input
-from pipeline.errors import InputError
+from pipeline.errors import InputError, visible
 from pipeline.provenance import digest
 from pipeline.volumes.atomic import atomic_write_bytes
-from pipeline.volumes.store_contents import store_state
+from pipeline.volumes.store_contents import is_listed, store_state
+
+logger = logging.getLogger(__name__)
 
 
 class Completion:
@@ -75,6 +78,9 @@ class Completion:
                 same = False
             if not same:
                 return f"its output '{state[0]}' is missing or has changed"
+        if entry.store is not None and not is_listed(entry.store):
+            reason = "its server lists no chunks, so only its metadata were compared; if voxels have changed, predict"
+            logger.warning("case '%s': %s it into another folder", visible(entry.case), reason)
         return None
 
     def result(self, entry: Input) -> dict[str, Any]:

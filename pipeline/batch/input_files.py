@@ -48,6 +48,9 @@ def find_files(source: str | os.PathLike[str], output_dir: str | os.PathLike[str
     path = path_of(source)
     output = None if output_dir is None else Path(output_dir).resolve()
     if is_store(path):
+        if output is not None and output.is_relative_to(path.resolve()):
+            reason = "the output folder lies in the image, which would change with each result"
+            raise InputError(reason, file=output_dir, remedy="choose another output folder")
         return _found([path], output, path.parent)
     if path.is_dir():
         if path.resolve() == output:

@@ -17,17 +17,17 @@ import numpy as np
 
 from pipeline.batch.input_files import RECORDS
 from pipeline.batch.inputs import Input
-from pipeline.blockwise.block_plan import Run
+from pipeline.blockwise.block_plan import BlockPlan, Run
 from pipeline.blockwise.block_predictor import BlockPredictor
 from pipeline.errors import InputError
 from pipeline.label_slabs import split_voxelwise, steps_of
 from pipeline.transforms.instances import Instancesd
 from pipeline.transforms.save_image import AtomicSaveImaged, output_of
 from pipeline.volumes.label_pyramid import build_pyramid
-from pipeline.volumes.label_zarr import LabelImage, scratch_labels, smallest_dtype
+from pipeline.volumes.label_zarr import LabelImage, label_folder, scratch_labels, smallest_dtype
 from pipeline.volumes.large_nifti import large_nifti, write_large_labels
 from pipeline.volumes.ome_metadata import UNITLESS
-from pipeline.volumes.ome_zarr import ZarrVolume, open_ome_zarr
+from pipeline.volumes.ome_zarr import OmeImage, ZarrVolume, open_ome_zarr
 from pipeline.volumes.region_reader import LabelStore, RegionReader
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 LABELS, OBJECTS = "prediction", "instances"  # names of the label images in a store
 SUFFIX = ".ome.zarr"
-RUN, MANY = 4, 32  # blocks of a part, whose windows at its begin are predicted twice; pillars that are parts themselves
+RUN, MANY = 4, 32  # blocks of a part at most, whose first windows are predicted twice; parts that are enough
 MOST_OBJECTS = np.dtype(np.uint32)  # numbers of them: four thousand million
 
 
@@ -84,7 +84,7 @@ class LargeCase:
             if self.work.spatial_dims == 3:  # planes are small enough to be measured where they are predicted
                 predictor.prepare()
         plans = enumerate(predictor.plan for predictor in self._predictors)
-        return [Part(image, run) for image, plan in plans for run in plan.runs(None if plan.pillars >= MANY else RUN)]
+        return [Part(image, run) for image, plan in plans for run in plan.runs(_blocks_of_a_part(plan))]
 
     def predict(self, part: Part) -> int:
         """Predict a part of a store; return how many of its blocks had not been done."""
@@ -111,12 +111,23 @@ class LargeCase:
     def _label_images(self) -> list[LabelImage]:
         """The label images of each series, those of the classes before those of objects."""
         series = {volume.standing.series: volume.image for volume in self._volumes}
-        dims, dtypes = self.work.spatial_dims, self._dtypes
         return [
-            LabelImage(self._output, name, image, dtype, dims)
-            for name, dtype in dtypes.items()
-            for image in series.values()
+            self._label_image(name, image, dtype) for name, dtype in self._dtypes.items() for image in series.values()
         ]
+
+    def _label_image(self, name: str, image: OmeImage, dtype: np.dtype) -> LabelImage:
+        """Make a label image or open it; one of an earlier batch gives way, one of somebody else's does not."""
+        folder = label_folder(self._output, image, name)
+        if folder.exists() and not self.records.is_dir():
+            remedy = "choose another output folder, or remove it"
+            raise InputError("there is a label map that no batch has recorded", file=folder, remedy=remedy)
+        arguments = (self._output, name, image, dtype, self.work.spatial_dims)
+        try:
+            made = LabelImage(*arguments)
+        except InputError:  # of another shape of blocks, or of other numbers
+            made = LabelImage(*arguments, replace=True)
+        self.records.mkdir(parents=True, exist_ok=True)
+        return made
 
     @property
     def _dtypes(self) -> dict[str, np.dtype]:
@@ -172,6 +183,11 @@ class LargeCase:
             has_geometry=has_geometry,
             case=self.entry.case,
         )
+
+
+def _blocks_of_a_part(plan: BlockPlan) -> int | None:
+    """Few enough for many workers, and more where there are parts enough; None: a pillar."""
+    return None if plan.pillars >= MANY else max(1, min(RUN, plan.blocks // MANY))
 
 
 def _what_is_written(

@@ -83,8 +83,13 @@ def read_job_file(file: str | Path) -> tuple[type[JobQueueCluster], int | dict[s
     missing = [key for key in ("cores", "memory") if key not in options]
     if missing:
         raise InputError(f"does not say {' and '.join(missing)} of a job", file=file, remedy="add it")
+    for key in ("cores", "processes"):
+        if not (isinstance(options.get(key, 1), int) and options.get(key, 1) > 0):
+            raise InputError(f"'{key}' is {options[key]!r}", file=file, remedy="write a whole number above 0")
     if name != "LocalCluster":  # whose jobs are no scripts, but processes with this one's environment
         options["job_script_prologue"] = _prologue(options)
+    # A port that is free: the usual one may be another batch's. The log has the link.
+    options["scheduler_options"] = {"dashboard_address": ":0"} | (options.get("scheduler_options") or {})
     return kind, _jobs(content.get("jobs", 1), file), options
 
 
@@ -120,7 +125,8 @@ def _job(kind: type[JobQueueCluster]) -> type:
 def _jobs(given: Any, file: str | Path) -> int | dict[str, int]:
     is_range = isinstance(given, dict) and given.keys() == {"minimum", "maximum"}
     numbers = list(given.values()) if is_range else [given]
-    if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
+    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+    if not whole or not (0 <= given["minimum"] <= given["maximum"] > 0 if is_range else given > 0):
         remedy = "write 'jobs: 8', or 'jobs: {minimum: 0, maximum: 8}'"
         raise InputError(f"'jobs' is {given!r}", file=file, remedy=remedy)
     return given if isinstance(given, dict) else int(given)

@@ -40,7 +40,7 @@ class Place:
     def __post_init__(self) -> None:
         given = {f"--{name}": value for name, value in vars(self).items() if value is not None}
         if len(given) != 1:
-            reason = f"{' and '.join(given) or 'none of them'} is given"
+            reason = f"{' and '.join(given) or 'none of them'} {'are' if given else 'is'} given"
             raise InputError(reason, remedy="give one of --scheduler, --workers and --jobqueue")
         if self.workers is not None and self.workers < 1:
             raise InputError(f"{self.workers} workers", remedy="give a whole number, 1 or more")

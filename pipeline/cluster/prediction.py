@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,8 @@ from pipeline.cluster.workforce import Workforce
 from pipeline.errors import InputError
 from pipeline.provenance import digest
 from pipeline.stop_signals import stopped_by_signals
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from pipeline.predict import FolderPredictor
@@ -50,19 +53,25 @@ class ClusterWork:
         return f"{count} worker" + "s" * (count != 1)
 
     def finish(self, todo: Sequence[Input], tell: Callable[[Row, Mapping[str, float]], None]) -> Iterator[Row]:
-        """Yield the row of each case as it ends; those that are larger than memory come last, one after the other."""
+        """Yield the row of each case as it ends.
+
+        OME-Zarr images come last, and one after the other, shared by all workers; more of them than workers are done
+        as other cases are, each by one worker.
+        """
         for ended in self._ended(todo):
             row, seconds = self._row(ended)
             tell(row, seconds)
             yield row
 
     def _ended(self, todo: Sequence[Input]) -> Iterator[Ended[Input]]:
-        small = iter([entry for entry in todo if entry.store is None])
+        stores = [entry for entry in todo if entry.store is not None]
+        if len(stores) > len(self.workforce.workers):
+            stores = []
+        small = iter([entry for entry in todo if entry not in stores])
         work = partial(predict_case, self.recipe)
         yield from run_on(self.workforce, work, lambda: next(small, None), AT_ONCE)
-        for entry in todo:
-            if entry.store is not None:
-                yield predict_large(self.workforce, self.recipe, entry)
+        for entry in stores:
+            yield predict_large(self.workforce, self.recipe, entry)
 
     def _row(self, ended: Ended[Input]) -> tuple[Row, Mapping[str, float]]:
         entry, error = ended.item, ended.error
@@ -110,9 +119,13 @@ def cluster_work(
             ),
             settings=digest_of(predictor.settings),
         )
-        client = stack.enter_context(opened(place))
-        workforce = stack.enter_context(Workforce(client, partial(introduce, recipe), judge, place.patience))
-        facts = workforce.first()
+        try:
+            client = stack.enter_context(opened(place))
+            workforce = stack.enter_context(Workforce(client, partial(introduce, recipe), judge, place.patience))
+            facts = workforce.first()
+        except (KeyboardInterrupt, SystemExit):
+            logger.warning("stopped before the first case: run it again")
+            raise
         say(facts["lines"])
         model = {"weights": digest(predictor.weights), "settings": recipe.settings, **facts["execution"]}
         yield ClusterWork(workforce, recipe, Completion(predictor.output_dir, model), facts["execution"])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOOKS_FOR = 10.0  # seconds that a scheduler has for its answer
 LOOK_EVERY = 2.0  # seconds between two looks at who is there, beside what the scheduler tells
 SAY_AFTER = 5.0  # seconds without a worker until that is said, and
 SAY_AGAIN = 60.0  # until it is said again
@@ -78,6 +79,7 @@ class Workforce:
         self.inbox: SimpleQueue[Event] = SimpleQueue()
         self._introduced: dict[str, Future] = {}  # by address, until it has come to an end
         self._refused: dict[str, InputError] = {}
+        self._missing: set[str] = set()  # at the last look
         self._told: set[str] = set()
         self._in_vain = 0
         self._looked, self._idle_since, self._said = 0.0, time.monotonic(), 0.0
@@ -131,17 +133,31 @@ class Workforce:
         now = time.monotonic()
         if now - self._looked >= LOOK_EVERY:
             self._looked = now
-            try:
-                present = set(self.client.scheduler_info()["workers"])
-            except (OSError, TimeoutError, ValueError, RuntimeError, KeyError) as error:
-                raise self._lost() from error
+            present = self._present()
             if self.client.status in ("closing", "closed"):
                 raise self._lost()
-            for address in present:
+            for address in present or ():
                 self._come(address)
-            for address in (self.workers.keys() | self._introduced.keys() | self._refused.keys()) - present:
-                self.inbox.put(Event("scheduler", {"action": "remove-worker", "worker": address}))
+            known = self.workers.keys() | self._introduced.keys() | self._refused.keys()
+            missing = known - (known if present is None else present)
+            # One that the scheduler has not told of may have left in good order: nothing is held against its tasks.
+            for address in missing & self._missing:
+                self.inbox.put(Event("scheduler", {"action": "remove-worker", "worker": address, "expected": True}))
+            self._missing = missing
         self._complain(now)
+
+    def _present(self) -> set[str] | None:
+        """Ask the scheduler itself for its workers; None where it has no time to answer.
+
+        `Client.scheduler_info` returns what some periodic call has asked for last, which may have been nothing.
+        """
+        try:
+            found = self.client.sync(self.client.scheduler.identity, n_workers=-1, callback_timeout=LOOKS_FOR)
+            return set(found["workers"])
+        except TimeoutError:
+            return None
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise self._lost() from error
 
     def _lost(self) -> InputError:
         remedy = "start it again, and then this command with --resume, if it has that"

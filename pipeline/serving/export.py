@@ -29,7 +29,7 @@ def export(
     """Write a bundle's trained network for another program, compare it with the network, and return its place.
 
     Args:
-        bundle: a run's folder, or another bundle with trained weights.
+        bundle: a run's folder, another bundle with trained weights, or ``models:/NAME@ALIAS`` of MLflow's registry.
         to: a key of `PLACES`.
         output: the file, or Triton's model repository; in the bundle itself if none is given.
         name: of Triton's model.
@@ -40,6 +40,10 @@ def export(
         raise InputError(f"'{to}' is no format of an export", file="to", remedy=did_you_mean(to, list(PLACES)))
     if to != "triton" and (name or device):
         raise InputError("a name and a device belong to --to triton", remedy="leave them out")
+    if str(bundle).startswith("models:/"):
+        from pipeline.registry import fetch  # MLflow takes seconds to import
+
+        bundle = fetch(str(bundle))
     place = Path(output) if output else Path(bundle) / PLACES[to]
     if to != "triton" and place.suffix != Path(PLACES[to]).suffix:
         raise InputError(f"{to} has another ending", file=place, remedy=f"end it with {Path(PLACES[to]).suffix}")

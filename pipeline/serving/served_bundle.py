@@ -41,9 +41,17 @@ class ServedBundle(NamedTuple):
 
     @property
     def class_names(self) -> list[str]:
-        """Of the network's output, channel by channel; the foreground of a single one."""
+        """Of the network's output, channel by channel: regions where there are some; the foreground of a single one."""
+        if self.regions:
+            return list(self.regions)
         names = [str(name) for name in self.parser.get_parsed_content("class_names")]
         return names[1:] if self.channels("outputs") == 1 else names
+
+    @property
+    def regions(self) -> dict[str, list[int]]:
+        """The labels of each region, where the network has a channel for each region instead of each class."""
+        given = self.parser.get_parsed_content("regions") if "regions" in self.config else None
+        return {str(name): list(labels) for name, labels in (given or {}).items()}
 
     def channels(self, part: str) -> int:
         """Return how many channels the network's "inputs" or "outputs" have."""

@@ -14,6 +14,7 @@ from pipeline.label_slabs import steps_of
 from pipeline.provenance import digest
 from pipeline.serving.onnx_file import write_onnx
 from pipeline.serving.served_bundle import ServedBundle
+from pipeline.transforms.regions import written_labels
 from pipeline.volumes.atomic import atomic_write_bytes, atomic_write_text
 
 LARGEST_BATCH = 8  # windows of several clients that may be computed at once
@@ -82,16 +83,29 @@ def config_text(bundle: ServedBundle, name: str, device: str | None, told: Mappi
 def parameters(bundle: ServedBundle) -> dict[str, str]:
     """Return what a client has to know of a network to give it right windows, and to read its answers, by key."""
     image = bundle.metadata["network_data_format"]["inputs"][bundle.key("inputs")]
-    preprocessing = steps_of(bundle.parser.get_parsed_content("preprocessing"))
+    steps = {key: steps_of(bundle.parser.get_parsed_content(key)) for key in ("preprocessing", "postprocessing")}
+    names = {key: [type(step).__name__ for step in of] for key, of in steps.items()}
     told: dict[str, Any] = {
-        "preprocessing": [type(step).__name__ for step in preprocessing],
+        **names,
         "intensities": bundle.metadata["image_classes"],
         **{key: image[key] for key in ("axcodes", "spacing") if key in image},
         **_window(bundle.parser.get_parsed_content("inferer")),
         "class_names": bundle.class_names,
+        "answer": _answer(bundle),
         "weights_sha256": digest(bundle.weights),
     }
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in told.items()}
+
+
+def _answer(bundle: ServedBundle) -> str:
+    """Return how labels are read off logits."""
+    if bundle.regions:
+        written = dict(zip(bundle.regions, written_labels(bundle.regions), strict=True))
+        steps = ", ".join(f"{label} where '{name}' is above 0" for name, label in written.items())
+        return f"Channels are regions that overlap, each with a sigmoid of its own: write, one over the other, {steps}."
+    if bundle.channels("outputs") == 1:
+        return "Foreground is where the logit is above 0."
+    return "The label of a voxel is the channel with the greatest logit, from 0 on."
 
 
 def _window(inferer: Any) -> dict[str, Any]:
@@ -106,9 +120,6 @@ def _readme(bundle: ServedBundle, name: str, told: Mapping[str, str]) -> str:
     """Return what a client does, step by step: a window that is not prepared is answered too, and wrongly."""
     axes = "X, Y, Z" if bundle.spatial_dims == 3 else "rows, columns"
     inputs, outputs = bundle.key("inputs"), bundle.key("outputs")
-    answer = "The label of a voxel is the channel with the greatest logit, from 0 on."
-    if len(bundle.class_names) == 1:
-        answer = "Foreground is where the logit is above 0."
     rows = "".join(f"| `{key}` | {value} |\n" for key, value in told.items())
     grid = "\nBring the volume to `axcodes` and `spacing` (mm) first, and its labels back to its own grid at the end.\n"
     return f"""# {name}
@@ -123,7 +134,7 @@ one: who sends raw intensities gets labels that mean nothing.
    percentiles are those of the whole image, not of a window.
 2. Cut it into windows of `window` voxels that overlap by the part `overlap`; average their logits with weights by
    `blending`. Several windows of one size may go in one request, up to {LARGEST_BATCH}.
-3. {answer}
+3. {told["answer"]} Then follow what else `postprocessing` names.
 
 | parameter in `config.pbtxt` | value |
 |---|---|

@@ -34,7 +34,7 @@ def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "input_dir",
         metavar="input",
         help="a folder, searched recursively; a pattern in quotes; a .txt file of one path per line; or one image "
-        "(NIfTI, MetaImage, NRRD, DICOM series; in 2D PNG, TIFF, JPEG too)",
+        "(NIfTI, MetaImage, NRRD, DICOM series, OME-Zarr, also by URL; in 2D PNG, TIFF, JPEG too)",
     )
     verb.add_argument("output_dir", help="where label maps go, under the inputs' relative paths, and summary.csv")
     verb.add_argument("--resume", action="store_true", help="leave out what an earlier batch has completed")

@@ -93,13 +93,18 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _is_full(folder: Path) -> bool:
+    usage = shutil.disk_usage(folder)
+    return usage.total > 0 and usage.free < FULL_BELOW  # what is no disk, such as /proc, has no room by nature
+
+
 def _problem(error: BaseException, temporary: Path, final: Path) -> InputError | None:
     """Return what to tell the user where the place itself is at fault: full, barred, or the name too long for it."""
     if not isinstance(error, OSError | RuntimeError):
         return None
     folder, behind = final.parent, _behind(error)
     number = behind.errno if behind is not None else None
-    if number in FULL or (folder.is_dir() and shutil.disk_usage(folder).free < FULL_BELOW):
+    if number in FULL or (folder.is_dir() and _is_full(folder)):
         remedy = "free space on this disk or choose another folder"
         if not _has_room_for_names(folder):
             return InputError("disk full: it has no room for another file's name", file=final, remedy=remedy)

@@ -108,7 +108,7 @@ class LabelImage:
             raise ValueError(f"labels are unsigned, not {np.dtype(dtype)}")
         self.image, self.name, self.version = image, name, image.multiscale.version
         self.names = tuple(letter for letter in image.multiscale.names if letter != "c")
-        self.folder = Path(os.path.abspath(output), image.series, "labels", name)
+        self.folder = label_folder(output, image, name)
         self.chunk = _chunks(self._shape(), self.names, spatial_dims, chunk)
         if replace:
             self.withdraw()
@@ -227,6 +227,11 @@ class LabelImage:
 
     def _array(self, folder: Path, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         return make_array(folder, shape, dtype, self.chunk, self._format, self.names)
+
+
+def label_folder(output: str | os.PathLike[str], image: OmeImage, name: str) -> Path:
+    """Return where a label image lies."""
+    return Path(os.path.abspath(output), image.series, "labels", name)
 
 
 def make_array(

@@ -197,7 +197,8 @@ def _fields(place: Place) -> tuple[str, Mapping[str, Any]]:
     fields = place.read_json(".zattrs")
     if fields is None and place.read(".zgroup") is None:
         reason = "is no zarr store, or there is nothing: it has neither zarr.json nor .zgroup"
-        raise InputError(reason, remedy="correct the path")
+        remedy = "correct the URL, and look whether its server answers" if place.is_url else "correct the path"
+        raise InputError(reason, remedy=remedy)
     return "0.4", fields or {}
 
 

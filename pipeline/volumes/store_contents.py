@@ -22,8 +22,9 @@ def store_state(source: str | os.PathLike[str], labels: bool = False, most: int 
 
     Metadata count by their bytes, chunks by path, size and time (or the digest that a remote file system keeps), for
     the voxels of a store may be more than anyone can read twice. A copy is another store: its files have times of
-    their own. Behind plain http nobody lists the chunks, so that there the metadata alone decide; and of a very large
-    store only its first files count, in the order of their names: then the number says how many these were.
+    their own. Behind plain http nobody lists the chunks, so that there the root's metadata alone decide (`is_listed`);
+    and of a very large store only its first files count, in the order of their names: then the number says how many
+    these were.
 
     Args:
         source: a folder or a URL.
@@ -42,6 +43,12 @@ def store_state(source: str | os.PathLike[str], labels: bool = False, most: int 
         return [str(place).rpartition("/")[2], count, found.hexdigest()]
 
 
+def is_listed(source: str | os.PathLike[str]) -> bool:
+    """Tell whether a change of a store's voxels can be seen from outside."""
+    place = place_of(source)
+    return not place.is_url or place.root.split("://")[0].split("::")[-1].lower() not in UNLISTED
+
+
 def _content(place: Place, name: str) -> str:
     return hashlib.sha256(place.read(name) or b"").hexdigest()
 
@@ -49,7 +56,7 @@ def _content(place: Place, name: str) -> str:
 def _files(place: Place, but: Container[str]) -> Iterator[tuple[str, int, str]]:
     if not place.is_url:
         yield from _of_folder(str(place), "", but)
-    elif place.root.split("://")[0].split("::")[-1].lower() in UNLISTED:
+    elif not is_listed(place.root):
         yield from ((mark, len(content), "") for mark in MARKS if (content := place.read(mark)) is not None)
     else:
         yield from _of_url(place, but)

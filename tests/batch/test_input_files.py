@@ -150,3 +150,10 @@ def test_a_url_by_itself():
     for source in ("s3://bucket/y.zarr", Path("s3://bucket/y.zarr")):
         found = find_files(source, "out")
         assert (found.files, found.stores) == ((), ("s3://bucket/y.zarr",))
+
+
+def test_results_never_go_into_the_store_that_they_are_of(tmp_path):
+    tree(tmp_path, "a.zarr/.zattrs", "a.zarr/.zgroup")
+    with pytest.raises(InputError, match="the output folder lies in the image"):
+        find_files(tmp_path / "a.zarr", tmp_path / "a.zarr" / "out")
+    assert find_files(tmp_path / "a.zarr", tmp_path / "out").stores == (str(tmp_path / "a.zarr"),)

@@ -170,3 +170,20 @@ def test_what_needs_the_whole_is_refused_by_name(predictor, tmp_path):
 def test_no_memory_at_all_is_a_mistake(predictor, memory):
     with pytest.raises(InputError, match="memory is"):
         predictor(3, memory=memory)
+
+
+def test_a_label_map_of_somebody_else_is_not_touched(predictor, tmp_path):
+    store(tmp_path / "in" / "a.ome.zarr", "0.5", voxels())
+    store(tmp_path / "out" / "a.ome.zarr" / "labels" / "prediction", "0.5", np.full((4, 4, 4), 7, np.uint8))
+    with pytest.raises(InputError, match="a label map that no batch has recorded"):
+        predictor(3).run()
+    assert (labels_of(tmp_path / "out" / "a.ome.zarr") == 7).all()
+
+
+def test_a_label_map_of_an_earlier_batch_gives_way(predictor, tmp_path):
+    store(tmp_path / "in" / "a.ome.zarr", "0.5", voxels(shape=(3, 20, 33)))
+    predictor(2).run()
+    predictor(3).run()
+    predictor(3, out="alone").run()
+    found, expected = (labels_of(tmp_path / out / "a.ome.zarr") for out in ("out", "alone"))
+    np.testing.assert_array_equal(found, expected)

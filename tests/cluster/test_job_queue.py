@@ -32,8 +32,9 @@ def write(tmp_path):
     return write
 
 
-def test_the_script_of_a_slurm_job(write, tmp_path):
-    file = write(SLURM | {"jobs": 0, "local_directory": str(tmp_path)})
+def test_the_script_of_a_slurm_job(write, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")  # no job is submitted
+    file = write(SLURM | {"jobs": {"minimum": 0, "maximum": 4}, "local_directory": str(tmp_path)})
     with job_cluster(file) as cluster:
         lines = cluster.job_script().splitlines()
     for line in ("#SBATCH -p gpu", "#SBATCH --cpus-per-task=8", "#SBATCH --mem=30G", "#SBATCH -t 08:00:00"):
@@ -117,3 +118,18 @@ def test_jobs_that_are_processes_here_do_the_work(write, tmp_path):
     with open(tmp_path / "said", "w") as said:  # a pipe would be held open by the job, which ends a little later
         subprocess.run(command, cwd=tmp_path, env=environment, stdout=said, stderr=said, timeout=120, check=True)
     assert "True" in (tmp_path / "said").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"cores": "eight"}, "'cores' is 'eight'"),
+        ({"processes": 0}, "'processes' is 0"),
+        ({"jobs": 0}, "'jobs' is 0"),
+        ({"jobs": {"minimum": 5, "maximum": 2}}, "'maximum': 2, 'minimum': 5"),
+    ],
+)
+def test_numbers_that_no_queue_can_take(write, entries, words):
+    with pytest.raises(InputError) as caught:
+        read_job_file(write(SLURM | entries))
+    assert words in str(caught.value)

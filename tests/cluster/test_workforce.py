@@ -66,3 +66,26 @@ def test_how_long_to_wait_can_be_said_in_the_environment(client, monkeypatch):
     monkeypatch.setenv("PIPELINE_WORKERS_WITHIN", "7.5")
     with Workforce(client, patience=1) as workforce:
         assert workforce.patience == 7.5
+
+
+def test_a_look_that_shows_nobody_is_no_death(client, monkeypatch):
+    """What Dask's client remembers of the workers may be empty, for a periodic call of its own asks for none."""
+    monkeypatch.setattr("pipeline.cluster.workforce.LOOK_EVERY", 0.05)
+    monkeypatch.setattr(client, "_scheduler_identity", {"workers": {}})
+    monkeypatch.setattr(client, "scheduler_info", lambda **_: {"workers": {}})
+    with Workforce(client) as workforce:
+        workforce.first()
+        assert [event for event in (workforce.wait() for _ in range(20)) if event is not None] == []
+        assert len(workforce.workers) == 2
+
+
+def test_one_that_is_missing_twice_has_left(client, monkeypatch):
+    monkeypatch.setattr("pipeline.cluster.workforce.LOOK_EVERY", 0.05)
+    with Workforce(client) as workforce:
+        workforce.first()
+        while len(workforce.workers) < 2:
+            workforce.wait()
+        gone = next(iter(workforce.workers))
+        monkeypatch.setattr(workforce, "_present", lambda: workforce.workers.keys() - {gone})
+        events = [event for event in (workforce.wait() for _ in range(30)) if event is not None]
+        assert [(event.kind, event.what.address) for event in events] == [("left", gone)]

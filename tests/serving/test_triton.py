@@ -112,3 +112,30 @@ def test_mistakes_leave_nothing(bundle, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="onnx cannot"):
         write_repository(bundle, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_regions_are_told_as_what_they_are(tmp_path):
+    """Channels of a network of regions are no classes, of which the greatest wins."""
+    import shutil
+
+    from discs import ROOT
+    from monai.bundle import ConfigParser
+
+    from pipeline.bundle import inference_config
+    from pipeline.serving.served_bundle import read_bundle
+
+    folder = shutil.copytree(ROOT / "bundles" / "unet3d", tmp_path / "unet3d")
+    parser = ConfigParser()
+    parser.read_config([str(folder / "configs" / name) for name in ("train.json", "regions.yaml")])
+    config = inference_config(parser.get(), folder / "configs" / "inference.json")
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    network = ConfigParser(config).get_parsed_content("network_def")
+    torch.save(network.state_dict(), folder / "models" / "model.pt")
+    bundle = read_bundle(folder)
+    model = write_repository(bundle, tmp_path / "repository")
+    assert (model / "labels.txt").read_text().splitlines() == ["organs", "enhanced", "vessel"]
+    told = {pair.key: pair.value.string_value for pair in parse((model / "config.pbtxt").read_text()).parameters}
+    assert json.loads(told["class_names"]) == ["organs", "enhanced", "vessel"]
+    assert "1 where 'organs' is above 0, 2 where 'enhanced' is above 0, 3 where 'vessel' is above 0" in told["answer"]
+    assert "LabelsFromRegionsd" in told["postprocessing"]
+    assert "greatest logit" not in (model / "README.md").read_text()

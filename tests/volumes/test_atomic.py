@@ -120,3 +120,8 @@ def test_json_refuses_nan_and_keeps_the_old_file(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "c", {"dice": float("nan")})
     assert json.loads((tmp_path / "c").read_text()) == {"dice": 0.5}
+
+
+def test_what_is_no_disk_is_not_full():
+    with pytest.raises(OSError, match="No such file"):
+        atomic_write_text("/proc/x.txt", "x")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from zarr_stores import entry_of, numbered, write_image
 
-from pipeline.volumes.store_contents import store_state
+from pipeline.volumes.store_contents import is_listed, store_state
 
 
 @pytest.fixture
@@ -82,3 +82,16 @@ def test_behind_a_url():
     fs.pipe_file("/contents/x.zarr/0/0/0/0", bytes(np.zeros(7, np.uint8)))
     assert store_state(url) != before
     fs.rm("/contents", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "listed"),
+    [
+        ("/a/b.zarr", True),
+        ("s3://a/b.zarr", True),
+        ("https://a/b.zarr", False),
+        ("simplecache::http://a/b.zarr", False),
+    ],
+)
+def test_whether_a_change_of_voxels_can_be_seen(source, listed):
+    assert is_listed(source) is listed
