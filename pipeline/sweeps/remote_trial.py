@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -40,23 +39,23 @@ class Order:
     Args:
         number: of the trial among the sweep's.
         params: its point.
-        sweep: what the trial is of, and
-        parent: the sweep's MLflow run, as bytes of pickle, which only the training's process opens.
+        sweep: what the trial is of.
+        parent: the sweep's MLflow run.
         topic: by which the client hears of values.
         folder: where relative paths begin.
     """
 
     number: int
     params: Mapping[str, Any]
-    sweep: bytes
-    parent: bytes
+    sweep: Sweep
+    parent: Parent
     topic: str
     folder: str
 
 
 def order_of(sweep: Sweep, number: int, params: Mapping[str, Any], parent: Parent, topic: str) -> Order:
     """Return what a worker needs to train a trial of a sweep."""
-    return Order(number, dict(params), pickle.dumps(sweep), pickle.dumps(parent), topic, os.getcwd())
+    return Order(number, dict(params), sweep, parent, topic, os.getcwd())
 
 
 def introduce(world: World) -> None:
@@ -197,7 +196,7 @@ def _train(order: Order, pipe: Connection) -> dict[str, Any]:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     trial, begun = RemoteTrial(order, pipe), time.monotonic()
-    of_sweep = SweepTrial(pickle.loads(order.sweep), cast(optuna.Trial, trial), pickle.loads(order.parent), bars=False)
+    of_sweep = SweepTrial(order.sweep, cast(optuna.Trial, trial), order.parent, bars=False)
     value, state, status, reason = None, "COMPLETE", "FINISHED", None
     try:
         with _only_one(of_sweep):

@@ -70,8 +70,8 @@ class DataSet:
         config = ConfigParser.load_config_file(str(file))
         config |= {"data_list": str(self.folder / "list.json"), "dataset_dir": str(self.folder)}
         config |= {"class_names": ["background", "body"], "output_dir": str(self.folder.parent / "runs")}
-        lines = [line for line in config["initialize"] if line.startswith("$check.")]
-        assert lines
+        lines = [line for line in config["initialize"] if "check.check_" in line]
+        assert len(lines) == 2
         try:
             ConfigParser({**config, "look": lines}).get_parsed_content("look")
         except RuntimeError as error:  # MONAI wraps what a `$` expression raises
