@@ -16,7 +16,7 @@ from pipeline.errors import InputError
     ("given", "reason"),
     [
         ({}, "none of them is given"),
-        ({"scheduler": "tcp://a:1", "workers": 2}, "--scheduler and --workers is given"),
+        ({"scheduler": "tcp://a:1", "workers": 2}, "--scheduler and --workers are given"),
         ({"workers": 0}, "0 workers"),
     ],
 )
