@@ -103,6 +103,15 @@ class RunFolder:
         except OSError as error:
             remedy = "correct the folder's permissions, make room, or give another --output_dir"
             raise InputError(f"nothing can be written here ({error.strerror})", file=folder, remedy=remedy) from error
+        try:
+            self._begin(folder)
+        except BaseException:
+            self._lock.release()  # whoever keeps the error keeps no lock
+            raise
+        return folder
+
+    def _begin(self, folder: Path) -> None:
+        """Note what begins in a folder that is locked."""
         _remove_half_written(folder)
         if not self.resume:
             _refuse_taken(folder)  # once more, now that no other process can change it
@@ -111,7 +120,6 @@ class RunFolder:
             _remember(folder, {"data_list": self.prefix})
         if ranks.job() is not None:
             _remember(folder, {"torchrun": ranks.job()})
-        return folder
 
     def _new(self) -> Path:
         for name in [self.name] if self.name else _names(self.prefix):
