@@ -174,6 +174,7 @@ def lost(error: BaseException, resume: str = "--resume true") -> LostRankError |
     is_told, is_cut = isinstance(error, SystemExit), _is_of_connection(error)
     if size() == 1 or not (is_told or is_cut):
         return None
+    _note_survival()
     deadline = time.monotonic() + (LEFT_WITHIN if is_cut else 0)
     while not (gone := _gone()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -213,7 +214,18 @@ def _gone() -> dict[int, str]:
             found[number] = f"has failed: {reason}"
         elif not _is_alive(process):
             found[number] = f"(process {process.number} on {process.host}) has died"
-    return found
+    # Those that were stopped, or left, because of another come behind that one: torchrun stops all when one has died.
+    return dict(sorted(found.items(), key=lambda item: _has_survived(item[0])))
+
+
+def _note_survival() -> None:
+    key = f"survived/{rank()}"
+    _asked(lambda store: store.set(key, "the end of another"), None)
+
+
+def _has_survived(number: int) -> bool:
+    key = f"survived/{number}"
+    return bool(_asked(lambda store: store.check([key]), False))
 
 
 def _last_words(number: int) -> str:
@@ -270,6 +282,7 @@ def _leave_after_the_first(number: int, frame: FrameType | None) -> None:
     """End by a signal, but after the first rank, for which the death of this one would be another story."""
     for other in STOPS:
         signal.signal(other, signal.SIG_IGN)
+    _note_survival()
     first = _gone().get(0)
     if first is not None and not _last_words(0) and _is_new("a word", otherwise=False):
         logger.error("%s", LostRankError(f"rank 0 of this training {first}", remedy=_go_on("--resume true")))

@@ -19,7 +19,7 @@ from pipeline.batch.input_files import RECORDS
 from pipeline.batch.inputs import Input
 from pipeline.blockwise.block_plan import BlockPlan, Run
 from pipeline.blockwise.block_predictor import BlockPredictor
-from pipeline.errors import InputError
+from pipeline.errors import InputError, visible
 from pipeline.label_slabs import split_voxelwise, steps_of
 from pipeline.transforms.instances import Instancesd
 from pipeline.transforms.save_image import AtomicSaveImaged, output_of
@@ -118,7 +118,8 @@ class LargeCase:
     def _label_image(self, name: str, image: OmeImage, dtype: np.dtype) -> LabelImage:
         """Make a label image or open it; one of an earlier batch gives way, one of somebody else's does not."""
         folder = label_folder(self._output, image, name)
-        if folder.exists() and not self.records.is_dir():
+        mark = self.records / f"made-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}"  # of each by itself
+        if folder.exists() and not mark.exists():
             remedy = "choose another output folder, or remove it"
             raise InputError("there is a label map that no batch has recorded", file=folder, remedy=remedy)
         arguments = (self._output, name, image, dtype, self.work.spatial_dims)
@@ -127,6 +128,7 @@ class LargeCase:
         except InputError:  # of another shape of blocks, or of other numbers
             made = LabelImage(*arguments, replace=True)
         self.records.mkdir(parents=True, exist_ok=True)
+        mark.touch()
         return made
 
     @property
@@ -151,7 +153,9 @@ class LargeCase:
 
     def _run_nifti(self) -> dict[str, Any]:
         (file,) = self.entry.files
-        logger.info("case '%s' is predicted block by block: memory is too small for the whole", self.entry.case)
+        logger.info(
+            "case '%s' is predicted block by block: memory is too small for the whole", visible(self.entry.case)
+        )
         with large_nifti(file, self.work.spatial_dims, self.records, self.entry.case) as reader:
             kinds = self._dtypes.items()
             stores = [scratch_labels(self.records / name, reader.shape, dtype) for name, dtype in kinds]

@@ -172,12 +172,16 @@ def test_no_memory_at_all_is_a_mistake(predictor, memory):
         predictor(3, memory=memory)
 
 
-def test_a_label_map_of_somebody_else_is_not_touched(predictor, tmp_path):
+@pytest.mark.parametrize("name", ["prediction", "instances"])
+@pytest.mark.parametrize("predicted_before", [False, True])
+def test_a_label_map_of_somebody_else_is_not_touched(predictor, tmp_path, name, predicted_before):
     store(tmp_path / "in" / "a.ome.zarr", "0.5", voxels())
-    store(tmp_path / "out" / "a.ome.zarr" / "labels" / "prediction", "0.5", np.full((4, 4, 4), 7, np.uint8))
-    with pytest.raises(InputError, match="a label map that no batch has recorded"):
+    if predicted_before and name == "instances":  # without objects, of which somebody has put in his own
         predictor(3).run()
-    assert (labels_of(tmp_path / "out" / "a.ome.zarr") == 7).all()
+    store(tmp_path / "out" / "a.ome.zarr" / "labels" / name, "0.5", np.full((4, 4, 4), 7, np.uint8))
+    with pytest.raises(InputError, match="a label map that no batch has recorded"):
+        predictor(3, instances=True).run()
+    assert (labels_of(tmp_path / "out" / "a.ome.zarr", name) == 7).all()
 
 
 def test_a_label_map_of_an_earlier_batch_gives_way(predictor, tmp_path):

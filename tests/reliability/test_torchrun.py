@@ -152,10 +152,7 @@ def test_a_restarted_training_leaves_the_bytes_of_one_that_never_stopped(place):
 
 
 @ALL
-@pytest.mark.parametrize(
-    "lost",
-    [0, 1, pytest.param(2, marks=pytest.mark.xfail(reason="rank 1, which torchrun stops, is named in its place"))],
-)
+@pytest.mark.parametrize("lost", [0, 1, 2])
 def test_a_dead_rank_is_named_once_and_costs_no_epoch(place, lost):
     files = (*SHARED, ending(place, rank=lost, iteration=4))
     torchrun = Torchrun(place, 3, command("training", *files, **options(place, run_name="a")))
