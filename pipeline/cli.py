@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pipeline import __version__
 from pipeline.errors import InputError
-from pipeline.verbs import bundle_verbs, data_verbs, run_verbs
+from pipeline.verbs import bundle_verbs, data_verbs, plan_verbs, run_verbs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,6 +28,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(title="verbs", metavar="<verb>", required=True)
-    for module in (bundle_verbs, data_verbs, run_verbs):
+    for module in (bundle_verbs, data_verbs, plan_verbs, run_verbs):
         module.add(verbs)
     return parser

@@ -34,7 +34,7 @@ WHERE_NOT_WHAT = {"backend", "bundle_root", "checkpoint", "dataset_dir", "device
 WHERE_NOT_WHAT |= {"memory", "output_dir", "precision", "resume", "shard_id", "track"}
 PATHS = {"input_dir", "output_dir", "dataset_dir", "data_list", "bundle_root", "run_name"}
 # The least that a setting of this name can be, in every config that has it.
-WHOLE_NUMBERS = {"epochs": 1, "val_interval": 1, "patience": 1, "batch_size": 1, "crops_per_case": 1}
+WHOLE_NUMBERS = {"epochs": 1, "val_interval": 1, "patience": 1, "batch_size": 1}
 WHOLE_NUMBERS |= {"accumulation_steps": 1, "num_workers": 0, "seed": 0, "fold": 0, "in_channels": 1, "spatial_dims": 2}
 WHOLE_NUMBERS |= {"num_shards": 1, "shard_id": 0, "zarr_level": 0}
 MOST_ENTRIES, DEEPEST = 100_000, 100  # of a config file; the largest of the bundles' has some hundreds, and ten levels
@@ -217,14 +217,19 @@ def _handed_on(target: Any) -> set[str] | None:
 def impossible_values(parser: ConfigParser) -> Iterator[InputError]:
     """Yield the settings whose value no run can have: counts below their least, an absent device, a barred folder."""
     config = parser.get()
-    values = {key: parser.get_parsed_content(key) for key in (*WHOLE_NUMBERS, "learning_rate") if key in config}
+    values = {
+        key: parser.get_parsed_content(key)
+        for key in (*WHOLE_NUMBERS, "learning_rate", "crops_per_case")
+        if key in config
+    }
     for key, least in WHOLE_NUMBERS.items():
         value = values.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             yield InputError(f"'{key}' is {value!r}", remedy=f"give a whole number, {least} or more")
-    rate = values.get("learning_rate", 1)
-    if not isinstance(rate, int | float) or not 0 < rate < float("inf"):
-        yield InputError(f"'learning_rate' is {rate!r}", remedy="give a number above 0")
+    for key in ("learning_rate", "crops_per_case"):
+        number = values.get(key, 1)
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
+            yield InputError(f"'{key}' is {number!r}", remedy="give a number above 0")
     yield from _unknown_choices(parser)
     yield from _misfitting_network(parser)
     if "device" in config:

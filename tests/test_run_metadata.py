@@ -34,7 +34,8 @@ def test_the_words_about_the_data_are_those_of_the_data_list():
     assert found["data_type"] == "files as the data list names them: .nii.gz"
     assert found["description"] == (
         "Segments 3D images into background, anterior and posterior. Trained on the data list 'hippocampus': Mono-modal"
-        " MRI of the hippocampus, anterior and posterior: 200 of the 260 training volumes of Task04_Hippocampus."
+        " MRI of the hippocampus, anterior and posterior: 200 of the 260 training volumes of Task04_Hippocampus: 40 "
+        "for the test, 160 in 8 folds."
     )
     text = json.dumps(found)
     assert not [word for word in ("liver", "kidney", "vessel", '"CT', "organs") if word in text]

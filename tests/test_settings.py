@@ -24,6 +24,8 @@ IMPOSSIBLE = [
     ({"accumulation_steps": 0}, "'accumulation_steps' is 0"),
     ({"val_interval": 0}, "'val_interval' is 0"),
     ({"patience": "x"}, "'patience' is 'x'"),
+    ({"crops_per_case": 0}, "'crops_per_case' is 0. Remedy: give a number above 0"),
+    ({"crops_per_case": True}, "'crops_per_case' is True. Remedy: give a number above 0"),
     ({"learning_rate": -0.1}, "'learning_rate' is -0.1. Remedy: give a number above 0"),
     ({"device": "gpu"}, "the device 'gpu' cannot be used"),
     pytest.param({"device": "cuda"}, "the device 'cuda' cannot be used", marks=NO_CUDA),

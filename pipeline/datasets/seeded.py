@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,17 +61,19 @@ class SeededSampler(DistributedSampler):
     Args:
         dataset: what is indexed.
         seed: any non-negative integer.
-        repeats: how often each case is drawn in an epoch, each time with its own augmentation.
+        repeats: how often each case is drawn in an epoch, each time with its own augmentation; 0.1 draws another tenth
+            of them in each.
         batch_size: samples of a batch that are this rank's.
     """
 
-    def __init__(self, dataset: Any, seed: int = 0, repeats: int = 1, batch_size: int = 1) -> None:
+    def __init__(self, dataset: Any, seed: int = 0, repeats: float = 1, batch_size: int = 1) -> None:
         super().__init__(dataset, num_replicas=ranks.size(), rank=ranks.rank(), shuffle=True, seed=seed)
         self.repeats, self.batch_size = repeats, batch_size
 
     def __iter__(self) -> Iterator[Any]:
         random = np.random.default_rng([self.seed, self.epoch])
-        order = np.concatenate([random.permutation(len(self.dataset)) for _ in range(self.repeats)])  # type: ignore[arg-type]
+        rounds = range(math.ceil(self.repeats))
+        order = np.concatenate([random.permutation(len(self.dataset)) for _ in rounds])  # type: ignore[arg-type]
         seeds = random.integers(2**32, size=len(order))
         for position in self._positions():
             yield int(order[position]), int(seeds[position])
@@ -84,7 +87,7 @@ class SeededSampler(DistributedSampler):
         Of 8 samples in batches of 6, two are left for three ranks: 6 and 7, which they take as 6, 7, 6 and 7, so that
         both count alike: rank 0 takes 0, 3, 6 and 7, rank 1 takes 1, 4 and 7, rank 2 takes 2, 5 and 6.
         """
-        whole, count = len(self.dataset) * self.repeats, self.num_replicas  # type: ignore[arg-type]
+        whole, count = max(round(len(self.dataset) * self.repeats), 1), self.num_replicas  # type: ignore[arg-type]
         left = whole % (count * self.batch_size)
         if not 0 < left < count:
             return list(range(self.rank, whole, count))

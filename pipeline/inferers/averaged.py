@@ -36,16 +36,27 @@ class AveragedInferer(Inferer):
             subset of the axes: 4 in 2D, 8 in 3D, exact) or "none".
         activation: from logits to probabilities: "softmax" over the classes, or "sigmoid" of each channel; None: the
             sigmoid of a single channel, and the softmax of several.
+        axes: which ones "mirrors" mirrors, from 0 on; None: all. A class that has a side is told by the others.
     """
 
     def __init__(
-        self, inferer: Callable[..., torch.Tensor], transforms: str = "dihedral", activation: str | None = None
+        self,
+        inferer: Callable[..., torch.Tensor],
+        transforms: str = "dihedral",
+        activation: str | None = None,
+        axes: Sequence[int] | None = None,
     ) -> None:
-        named = (("transforms", transforms, VERSIONS), ("activation", activation or "softmax", ACTIVATIONS))
+        named = (
+            ("transforms", transforms, (*VERSIONS, *MIRRORS)),
+            ("activation", activation or "softmax", ACTIVATIONS),
+        )
         for argument, value, choices in named:
             if value not in choices:
                 raise InputError(f"{argument}={value!r} is unknown", remedy=f"choose one of {', '.join(choices)}")
-        self.inferer, self.transforms, self.activation = inferer, transforms, activation
+        if axes is not None and (transforms != "mirrors" or not set(axes) <= {0, 1, 2}):
+            remedy = "use transforms='mirrors' with numbers from 0 to 2"
+            raise InputError(f"axes={axes!r} with transforms={transforms!r}", remedy=remedy)
+        self.inferer, self.transforms, self.activation, self.axes = inferer, transforms, activation, axes
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -79,17 +90,16 @@ class AveragedInferer(Inferer):
         image; otherwise, and for other versions, one after the other is added to that.
         """
         images = convert_to_tensor(image)
-        mirrors = MIRRORS.get(self.transforms)
-        if mirrors is not None and hasattr(self.inferer, "planes_held"):
+        mirrored = self.versions(images.ndim)
+        if mirrored is not None and hasattr(self.inferer, "planes_held"):
             inner = partial(self.inferer.slabs, images, network, *args, **kwargs)  # type: ignore[attr-defined]
-            versions: list[Iterator[Slab]] = [
-                map(self._probabilities, inner(mirrored=axes)) for axes in mirrors(images.ndim)
-            ]
+            versions: list[Iterator[Slab]] = [map(self._probabilities, inner(mirrored=axes)) for axes in mirrored]
             others = (len(versions) - 1) * self.inferer.planes_held(images, network)
             average = _side_by_side if others <= images.shape[2] * (1 + spread) else _in_turn
         else:
             predict = partial(self._whole, images, lambda version: self.inferer(version, network, *args, **kwargs))
-            versions = [predict(*version) for version in VERSIONS[self.transforms](images.shape[2:])]
+            changes = _mirrored(mirrored) if mirrored is not None else VERSIONS[self.transforms](images.shape[2:])
+            versions = [predict(*version) for version in changes]
             average = _in_turn
         for mean in average(versions, images.shape[2], spread):
             for piece in in_pieces(mean):
@@ -97,8 +107,13 @@ class AveragedInferer(Inferer):
 
     def versions(self, ndim: int) -> list[tuple[int, ...]] | None:
         """Return the axes of a batch of `ndim` axes that each version mirrors; None where versions are turned too."""
-        mirrors = MIRRORS.get(self.transforms)
-        return None if mirrors is None else mirrors(ndim)
+        if self.transforms not in MIRRORS:
+            return None
+        axes = MIRRORS[self.transforms](ndim) if self.axes is None else [axis + 2 for axis in self.axes]
+        if any(axis >= ndim for axis in axes):
+            remedy = f"name axes from 0 to {ndim - 3}"
+            raise InputError(f"axes={self.axes!r} of an image of {ndim - 2} axes", remedy=remedy)
+        return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
 
     def mean_of(self, versions: Sequence[Iterator[Slab]], start: int, stop: int) -> Iterator[Slab]:
         """Yield what `slabs` does of the planes from `start` to `stop`, given each version's logits of them."""
@@ -177,18 +192,14 @@ def _add(part: torch.Tensor, count: int, mean: torch.Tensor, squares: torch.Tens
         squares.add_(difference.mul_(part - mean).to(squares.device))
 
 
-def _subsets_of_axes(ndim: int) -> list[tuple[int, ...]]:
-    axes = range(2, ndim)
-    return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
-
-
-def _mirrored(axes_of: Callable[[int], list[tuple[int, ...]]], size: Sequence[int]) -> Iterator[Version]:
-    for axes in axes_of(2 + len(size)):
+def _mirrored(subsets: Sequence[tuple[int, ...]]) -> Iterator[Version]:
+    for axes in subsets:
         change = partial(mirror, axes=axes)
         yield change, change
 
 
-MIRRORS: dict[str, Callable[[int], list[tuple[int, ...]]]] = {"mirrors": _subsets_of_axes, "none": lambda ndim: [()]}
+# Axes of a batch that are mirrored, in every subset.
+MIRRORS: dict[str, Callable[[int], list[int]]] = {"mirrors": lambda ndim: list(range(2, ndim)), "none": lambda _: []}
 
 
 def _dihedral(size: Sequence[int]) -> Iterator[Version]:
@@ -205,11 +216,7 @@ def _rotations7(size: Sequence[int]) -> Iterator[Version]:
         yield partial(_rotate, angle, _around(size, angle)), partial(_rotate, -angle, size)
 
 
-VERSIONS: dict[str, Callable[[Sequence[int]], Iterator[Version]]] = {
-    "rotations7": _rotations7,
-    "dihedral": _dihedral,
-    **{name: partial(_mirrored, axes_of) for name, axes_of in MIRRORS.items()},
-}
+VERSIONS: dict[str, Callable[[Sequence[int]], Iterator[Version]]] = {"rotations7": _rotations7, "dihedral": _dihedral}
 
 
 def _turn(quarters: int, mirrored: bool, image: torch.Tensor) -> torch.Tensor:

@@ -192,4 +192,5 @@ def test_the_hippocampus_overlay_fits_its_list():
     config = settings("data_hippocampus.yaml", configs=CONFIGS)
     cases = load_data_list(ROOT / config["data_list"])
     check_fits(cases, config["class_names"], config["in_channels"], config["spatial_dims"])
-    assert [len(cases.select("validation", fold)) for fold in range(5)] == [40] * 5
+    assert [len(cases.select("validation", fold)) for fold in range(8)] == [20] * 8
+    assert len(cases.select("test")) == 40

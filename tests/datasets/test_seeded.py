@@ -40,6 +40,19 @@ def test_every_case_comes_as_often_as_it_is_repeated_and_differently():
     assert len({value - int(case) for case, value in drawn}) == 14
 
 
+@pytest.mark.parametrize(("cases", "repeats", "count"), [(100, 0.1, 10), (7, 0.5, 4), (3, 0.1, 1), (10, 1.5, 15)])
+def test_parts_of_the_cases_make_an_epoch(cases, repeats, count):
+    sampler = SeededSampler(range(cases), repeats=repeats)
+    epochs = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        epochs.append([case for case, _ in sampler])
+        assert len(epochs[-1]) == len(sampler) == count
+        assert len(set(epochs[-1])) == min(count, cases)
+    if cases > 3:
+        assert len(set(map(tuple, epochs))) == 3  # another part each time
+
+
 class AddsDraw(RandomizableTransform):
     """Add a random number to the image: to a copy of it, or to the image itself."""
 

@@ -16,8 +16,8 @@ from pipeline.networks.unet import UNet
 ALL = ("rotations7", "dihedral", "mirrors", "none")
 
 
-def averaged(transforms="dihedral", activation="softmax"):
-    return AveragedInferer(SimpleInferer(), transforms, activation)
+def averaged(transforms="dihedral", activation="softmax", axes=None):
+    return AveragedInferer(SimpleInferer(), transforms, activation, axes)
 
 
 @pytest.fixture
@@ -110,6 +110,18 @@ def test_mirrors_of_a_volume():
     averaged("mirrors")(volume, network)
     corners = sorted(int(version[0, 0, 0, 0, 0]) for version in network.seen)
     assert corners == [0, 3, 8, 11, 12, 15, 20, 23]  # each corner of the volume came first once
+
+
+@pytest.mark.parametrize(("axes", "firsts"), [([0], [0, 12]), ([2], [0, 3]), ([0, 2], [0, 3, 12, 15]), ([], [0])])
+def test_mirrors_along_some_axes(axes, firsts):
+    network, volume = Recorder(), torch.arange(24.0).reshape(1, 1, 2, 3, 4)
+    averaged("mirrors", axes=axes)(volume, network)
+    assert sorted(int(version[0, 0, 0, 0, 0]) for version in network.seen) == firsts
+
+
+def test_an_axis_that_the_image_lacks():
+    with pytest.raises(InputError, match=r"axes=\[2\] of an image of 2 axes.*from 0 to 1"):
+        averaged("mirrors", axes=[2])(torch.zeros(1, 1, 3, 5), Recorder())
 
 
 def test_seven_rotations_are_equally_spaced():
@@ -255,6 +267,8 @@ def test_turns_of_a_volume_are_refused(transforms):
     ("options", "message"),
     [
         ({"transforms": "rotations"}, "transforms='rotations' is unknown.*rotations7, dihedral, mirrors, none"),
+        ({"transforms": "mirrors", "axes": [3]}, r"axes=\[3\].*numbers from 0 to 2"),
+        ({"transforms": "dihedral", "axes": [0]}, "axes=.*use transforms='mirrors'"),
         ({"activation": "relu"}, "activation='relu' is unknown.*softmax, sigmoid"),
     ],
 )

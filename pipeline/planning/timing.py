@@ -1,0 +1,84 @@
+"""A few steps and cases of a training on this machine: how long one takes, with everything that belongs to it."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigWorkflow
+
+WARM_UP, STEPS = 2, 5
+CASES = 4  # that are read
+WITHOUT: dict[str, Any] = {"train#handlers": [], "validate#handlers": [], "compile": False, "epochs": 1}
+FEW = {
+    "crops_per_case": 100,
+    "train#dataset#data": f"$@cases.records(@dataset_dir, 'training', @fold)[:{CASES}]",
+    "validate#dataset#data": f"$@cases.records(@dataset_dir, 'validation', @fold)[:{CASES}]",
+}
+
+
+def step_seconds(config: Path, settings: Mapping[str, Any]) -> float:
+    """Return the seconds of a training step: crop, augmentation, network, loss and optimizer.
+
+    Args:
+        config: the bundle's train.json.
+        settings: overrides of it.
+    """
+    times = _times(config, settings, "train#trainer", WARM_UP + STEPS)
+    return median(times[WARM_UP:])
+
+
+def compiled_seconds(config: Path, settings: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the seconds of a compiled step, and those that the compilation took."""
+    times = _times(config, {**settings, "compile": True}, "train#trainer", WARM_UP + STEPS)
+    step = median(times[WARM_UP:])
+    return step, max(sum(times[:WARM_UP]) - WARM_UP * step, 0.0)
+
+
+def case_seconds(config: Path, settings: Mapping[str, Any]) -> float:
+    """Return the seconds of a validation case: its windows, labels and scores."""
+    times = _times(config, settings, "validate#evaluator", CASES)
+    return median(times[1:] or times)
+
+
+def _times(config: Path, settings: Mapping[str, Any], engine: str, most: int) -> list[float]:
+    """The seconds of an engine's first iterations."""
+    overrides = {**WITHOUT, **FEW, **settings}
+    with _quiet():
+        workflow = ConfigWorkflow(str(config), workflow_type="training", logging_file=False, **overrides)
+        workflow.parser.parse(True)
+        runner: Engine = workflow.parser.get_parsed_content(engine)
+        marks: list[float] = []
+        runner.add_event_handler(Events.ITERATION_COMPLETED, _mark, marks, most)
+        marks.append(time.perf_counter())
+        runner.run()
+    del runner, workflow
+    gc.collect()
+    return [end - begun for begun, end in pairwise(marks)]
+
+
+def _mark(engine: Engine, marks: list[float], most: int) -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    marks.append(time.perf_counter())
+    if len(marks) > most:
+        engine.terminate()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what a training tells on its way."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

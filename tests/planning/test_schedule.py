@@ -1,0 +1,99 @@
+"""The length of a training fills the time, and the width leaves room for enough steps."""
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.planning.schedule import (
+    TRAINING_SHARE,
+    Seconds,
+    choose_width,
+    plan_length,
+    read_budget,
+    steps_needed,
+    training_seconds,
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [("30min", 1800), ("1h30min", 5400), ("90 s", 90), ("0.5h", 1800), ("2H", 7200), ("1d", 86400)],
+)
+def test_budgets(words, seconds):
+    assert read_budget(words) == seconds
+
+
+@pytest.mark.parametrize("words", ["", "30", "min", "30 parsec", "-30min", "30min!", "1h,2min"])
+def test_what_is_no_time(words):
+    with pytest.raises(InputError, match=r"is no time.*30min"):
+        read_budget(words)
+
+
+def test_too_short_a_time():
+    with pytest.raises(InputError, match="spent before a step is done"):
+        read_budget("20s")
+
+
+def test_the_width_is_the_widest_with_enough_steps():
+    cost = {8: 0.1, 16: 0.25, 32: 0.9}
+    tried = []
+
+    def measure(width):
+        tried.append(width)
+        return cost[width]
+
+    assert steps_needed(16) == 1000
+    assert steps_needed(32) == 4000
+    assert choose_width(measure, 100) == (8, 0.1)  # 16 needs 250 s
+    assert tried == [8]
+    assert choose_width(measure, 300) == (16, 0.25)
+    assert choose_width(measure, 3500) == (16, 0.25)
+    assert choose_width(measure, 3700) == (32, 0.9)  # 4,000 steps take 3,600 s
+    assert choose_width(measure, 200, speed_up=1.4) == (16, 0.25)
+
+
+def test_a_width_that_fits_into_no_memory_is_not_taken():
+    assert choose_width(lambda width: 0.1 if width < 32 else float("inf"), 10**6) == (16, 0.1)
+
+
+def test_what_is_left_for_training():
+    assert training_seconds(600, 1.0, 20, 40) == TRAINING_SHARE * (600 - 35 - 40 - 55)
+    assert training_seconds(600, 1.0, 20, 0) == TRAINING_SHARE * (600 - 35 - 40)
+    assert training_seconds(30, 1.0, 20, 0) == 0
+
+
+def lasts(length, measured, validation):
+    return length.steps * length.step + length.epochs // length.val_interval * measured.case * validation
+
+
+@pytest.mark.parametrize("training", [1, 7, 140, 3000])
+@pytest.mark.parametrize("seconds", [300, 1800, 7200])
+@pytest.mark.parametrize("step", [0.05, 0.3, 2.0])
+def test_the_time_is_filled_and_not_exceeded(training, seconds, step):
+    measured = Seconds(step, 0.2, 16)
+    length = plan_length(measured, seconds, training, 10, 2)
+    assert 0.75 * seconds <= lasts(length, measured, 10) <= 1.02 * seconds
+    assert length.epochs >= 8
+    per_epoch = length.steps / length.epochs
+    assert per_epoch == max(-(-round(training * length.crops_per_case) // 2), 1)
+
+
+def test_validations_take_a_small_share():
+    slow = plan_length(Seconds(0.3, 5.0, 16), 1000, 100, 20, 2)
+    assert slow.epochs // slow.val_interval <= 1  # one alone takes 100 s
+    quick = plan_length(Seconds(0.3, 0.01, 16), 1000, 100, 20, 2)
+    assert 10 <= quick.epochs // quick.val_interval <= 12
+
+
+def test_compiling_only_where_it_saves_time():
+    def compiled(seconds, step, compiling):
+        return plan_length(Seconds(0.5, 0.1, 16, step, compiling), seconds, 100, 10, 2).compiled
+
+    assert compiled(600, 0.3, 30.0)
+    assert not compiled(600, 0.49, 30.0)
+    assert not compiled(60, 0.3, 30.0)
+
+
+def test_a_time_that_is_spent_still_gives_a_short_training():
+    length = plan_length(Seconds(0.5, 0.1, 8), 0.0, 100, 10, 2)
+    assert length.epochs >= 1
+    assert length.steps <= 40
