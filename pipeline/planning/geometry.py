@@ -21,7 +21,7 @@ BATCH = {("cpu", 2): 4, ("cpu", 3): 2, ("cuda", 2): 12, ("cuda", 3): 2}
 BYTES_PER_VOXEL = 4_000  # of a GPU's memory that training takes for each voxel of a batch, about, 32 first channels
 LOWEST_EDGE = {2: 8, 3: 4}  # pixels or voxels of the lowest level, at least
 MULTIPLE = 4  # of which a crop's edges are; up to the product of the strides, half of a small crop would be made up
-MOST_LEVELS = 6
+MOST_LEVELS = {"cpu": 5, "cuda": 6}
 MOST_CHANNELS = 256  # of a level
 
 
@@ -69,7 +69,8 @@ def choose_geometry(facts: Facts) -> Geometry:
     edges = spacing or (1.0,) * facts.spatial_dims
     flat = size.index(min(size)) if facts.spatial_dims == 3 and min(size) < FEW_SLICES else None
     crop = _cut_cube(size, edges, most_voxels(facts), flat)
-    strides = _strides(crop, edges, LOWEST_EDGE[facts.spatial_dims], flat)
+    limits = LOWEST_EDGE[facts.spatial_dims], MOST_LEVELS[facts.device]
+    strides = _strides(crop, edges, *limits, flat)
     rounded = (length if axis == flat else math.ceil(length / MULTIPLE) * MULTIPLE for axis, length in enumerate(crop))
     return Geometry(spacing, size, tuple(rounded), strides, flat)
 
@@ -138,10 +139,12 @@ def _cut_cube(size: Sequence[int], edges: Sequence[float], most: int, flat: int 
     return cut(low)
 
 
-def _strides(crop: Sequence[int], edges: Sequence[float], lowest: int, flat: int | None) -> tuple[tuple[int, ...], ...]:
+def _strides(
+    crop: Sequence[int], edges: Sequence[float], lowest: int, levels: int, flat: int | None
+) -> tuple[tuple[int, ...], ...]:
     lengths, sizes = list(map(float, crop)), list(edges)
     steps: list[tuple[int, ...]] = []
-    while len(steps) < MOST_LEVELS - 1:
+    while len(steps) < levels - 1:
         able = [axis for axis, length in enumerate(lengths) if axis != flat and length / 2 >= lowest]
         if not able:
             break

@@ -92,7 +92,7 @@ def plan(
     length = _length(facts, measured, seconds)
     sections = {
         "The data": [Choice(key, value, "") for key, value in where.items()],
-        "What the cases say": [*decided, *_normalisation(config, facts)],
+        "What the cases say": [*decided, *_overlays(config, facts)],
         "What the time allows, as measured on this machine": _timed(facts, measured, length, seconds),
     }
     file = Path(output)
@@ -159,14 +159,14 @@ def _length(facts: Facts, measured: Seconds, seconds: float) -> Schedule:
     return schedule.plan_length(measured, seconds, facts.training, facts.validation, geometry.batch_size(facts))
 
 
-def _normalisation(config: Path, facts: Facts) -> list[Choice]:
-    """The settings of the bundle's overlay that the rules name, so that the plan is one file."""
-    name, why = rules.normalisation(facts)
-    if name is None:
-        return []
-    settings = yaml.safe_load((config.parent / f"{name}.yaml").read_text(encoding="utf-8"))
-    reasons = [f"{why} ({name}.yaml)", *[""] * (len(settings) - 1)]
-    return [Choice(key, value, reason) for (key, value), reason in zip(settings.items(), reasons, strict=True)]
+def _overlays(config: Path, facts: Facts) -> list[Choice]:
+    """The settings of the bundle's overlays that the rules name, so that the plan is one file."""
+    found = []
+    for name, why in rules.overlays(facts):
+        settings = yaml.safe_load((config.parent / f"{name}.yaml").read_text(encoding="utf-8"))
+        reasons = [f"{why} ({name}.yaml)", *[f"({name}.yaml)"] * (len(settings) - 1)]
+        found += [Choice(key, value, reason) for (key, value), reason in zip(settings.items(), reasons, strict=True)]
+    return found
 
 
 def _timed(facts: Facts, measured: Seconds, length: Schedule, seconds: float) -> list[Choice]:

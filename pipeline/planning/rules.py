@@ -57,6 +57,21 @@ def choices(facts: Facts) -> list[Choice]:
     return [*(choice for part in parts for choice in part), *_sampling(facts, form), *_loss(facts)]
 
 
+def overlays(facts: Facts) -> list[tuple[str, str]]:
+    """Return which of the bundle's overlays the plan takes over, without their ending, and why."""
+    name, why = normalisation(facts)
+    found = [(name, why)] if name else []
+    if facts.label_kind == "instances" and facts.spatial_dims == 2:
+        found.append(
+            ("loss_border_dice", "objects that touch come apart where the narrow background between counts more")
+        )
+        found.append(("post_watershed", "labels number objects: so do predictions, and what still touches is parted"))
+        found.append(("measures_instances", "objects are scored, not pixels alone"))
+    elif facts.label_kind == "instances":
+        found.append(("post_components", "labels number objects: so do predictions"))
+    return found
+
+
 def normalisation(facts: Facts) -> tuple[str | None, str]:
     """Return which of the bundle's `norm_` overlays is taken, None for its default, and why."""
     if facts.spatial_dims == 2:

@@ -82,8 +82,9 @@ def test_few_slices_make_a_network_of_slices():
 def test_pictures():
     form = choose_geometry(facts(2))
     assert form.crop == (256, 256)
-    assert form.strides == ((2, 2),) * 5
-    assert form.lowest == (8, 8)
+    assert form.strides == ((2, 2),) * 4
+    assert form.lowest == (16, 16)
+    assert choose_geometry(facts(2, device="cuda", memory=2**36)).strides == ((2, 2),) * 5
     assert choose_geometry(facts(2, shapes=((100, 60),) * 3)).crop == (100, 60)
 
 

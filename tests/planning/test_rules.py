@@ -3,7 +3,7 @@
 import pytest
 from planned_facts import facts
 
-from pipeline.planning.rules import cached_cases, choices, class_weight, flip_probabilities, normalisation
+from pipeline.planning.rules import cached_cases, choices, class_weight, flip_probabilities, normalisation, overlays
 
 
 def decided(*args, **changes):
@@ -94,6 +94,16 @@ def test_averages_are_those_of_the_flips():
 )
 def test_normalisation(changes, overlay):
     assert normalisation(facts(**changes))[0] == overlay
+
+
+def test_objects_are_parted_and_scored():
+    assert overlays(facts(2)) == []
+    flat = [name for name, _ in overlays(facts(2, label_kind="instances"))]
+    assert flat == ["loss_border_dice", "post_watershed", "measures_instances"]
+    assert [name for name, _ in overlays(facts(label_kind="instances", channels=("CT",)))] == [
+        "norm_ct_percentiles",
+        "post_components",
+    ]
 
 
 def test_weights_of_rare_classes():
