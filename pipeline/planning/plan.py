@@ -128,7 +128,7 @@ def measure(
     def network(width: int) -> dict[str, Any]:
         return {**settings, "network_def#channels": geometry.channels(width, levels)}
 
-    case = timing.case_seconds(config, network(schedule.WIDTHS[1]))
+    case = timing.case_seconds(config, network(schedule.WIDTHS[0]))
     left = schedule.training_seconds(budget - (time.perf_counter() - begun), case, facts.validation, facts.test)
     compiles = facts.device == "cuda" or (has_compiler() and budget >= LEAST_TO_COMPILE[facts.spatial_dims])
     gain = SPEED_UP[facts.spatial_dims] if compiles else 1.0

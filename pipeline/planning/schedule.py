@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import InputError
 
-WIDTHS = (8, 16, 32)  # channels of the first level; 32 are nnU-Net's, and processors like powers of 2
+WIDTHS = (16, 32)  # channels of the first level: 32 are nnU-Net's; 8 take processors as long as 16
 STEPS_OF_16 = 1_000  # that a network of 16 first channels needs to get anywhere; one twice as wide needs four times
 STEPS_OF_AN_EPOCH = 50  # so that the learning rate falls smoothly
 LEAST_EPOCHS, VALIDATIONS = 10, 12

@@ -34,7 +34,7 @@ def test_too_short_a_time():
 
 
 def test_the_width_is_the_widest_with_enough_steps():
-    cost = {8: 0.1, 16: 0.25, 32: 0.9}
+    cost = {16: 0.25, 32: 0.9}
     tried = []
 
     def measure(width):
@@ -43,12 +43,13 @@ def test_the_width_is_the_widest_with_enough_steps():
 
     assert steps_needed(16) == 1000
     assert steps_needed(32) == 4000
-    assert choose_width(measure, 100) == (8, 0.1)  # 16 needs 250 s
-    assert tried == [8]
-    assert choose_width(measure, 300) == (16, 0.25)
+    assert choose_width(measure, 10) == (16, 0.25)  # there is no narrower one
+    assert choose_width(measure, 1900) == (16, 0.25)
+    assert tried == [16, 16]  # 4,000 steps, even if they took but twice as long, take 2,000 s
     assert choose_width(measure, 3500) == (16, 0.25)
+    assert tried == [16, 16, 16, 32]
     assert choose_width(measure, 3700) == (32, 0.9)  # 4,000 steps take 3,600 s
-    assert choose_width(measure, 200, speed_up=1.4) == (16, 0.25)
+    assert choose_width(measure, 2700, speed_up=1.4) == (32, 0.9)
 
 
 def test_a_width_that_fits_into_no_memory_is_not_taken():
@@ -94,6 +95,6 @@ def test_compiling_only_where_it_saves_time():
 
 
 def test_a_time_that_is_spent_still_gives_a_short_training():
-    length = plan_length(Seconds(0.5, 0.1, 8), 0.0, 100, 10, 2)
+    length = plan_length(Seconds(0.5, 0.1, 16), 0.0, 100, 10, 2)
     assert length.epochs >= 1
     assert length.steps <= 40
