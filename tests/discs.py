@@ -21,11 +21,11 @@ def draw_discs(number: int, size: int = 48) -> tuple[np.ndarray, np.ndarray]:
     return image.clip(0, 65535).astype(np.uint16), instances
 
 
-def write_discs(folder: Path, count: int = 8) -> Path:
+def write_discs(folder: Path, count: int = 8, size: int = 48) -> Path:
     """Write a data set of `count` cases (the last two are the test split) and return its list."""
     cases = []
     for number in range(count):
-        for kind, array in zip(("images", "labels"), draw_discs(number), strict=True):
+        for kind, array in zip(("images", "labels"), draw_discs(number, size), strict=True):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             tifffile.imwrite(folder / kind / f"disc_{number}.tif", array)
         place = {"split": "test"} if number >= count - 2 else {"fold": number % 2}

@@ -17,6 +17,7 @@ from pipeline.planning.facts import Facts
 ANISOTROPIC = 3  # times as coarse along one axis as along the others: from there on that axis is treated apart
 FEW_SLICES = 8  # along an axis with fewer, nothing is learnt by convolutions across it
 MOST_VOXELS = {("cpu", 2): 256**2, ("cpu", 3): 48 * 64 * 48, ("cuda", 2): 512**2, ("cuda", 3): 128**3}  # of a crop
+LEAST_VOXELS = {2: 128**2, 3: 32**3}  # of a crop that is made smaller to save time
 BATCH = {("cpu", 2): 4, ("cpu", 3): 2, ("cuda", 2): 12, ("cuda", 3): 2}
 BYTES_PER_VOXEL = 4_000  # of a GPU's memory that training takes for each voxel of a batch, about, 32 first channels
 LOWEST_EDGE = {2: 8, 3: 4}  # pixels or voxels of the lowest level, at least
@@ -57,18 +58,22 @@ class Geometry:
         return lengths
 
 
-def choose_geometry(facts: Facts) -> Geometry:
+def choose_geometry(facts: Facts, most: int | None = None) -> Geometry:
     """Choose spacing, crop and levels.
 
     The crop is a cube in millimetres, as large as `MOST_VOXELS` allow, cut where the median case ends, so that what is
     short of the image along one axis is added along the others. An axis is halved while it is no more than twice as
     coarse as the finest that still can be, and while `LOWEST_EDGE` remain.
+
+    Args:
+        facts: of data and machine.
+        most: voxels of a crop; None: `most_voxels`.
     """
     spacing = target_spacing(facts)
     size = size_on_grid(facts, spacing)
     edges = spacing or (1.0,) * facts.spatial_dims
     flat = size.index(min(size)) if facts.spatial_dims == 3 and min(size) < FEW_SLICES else None
-    crop = _cut_cube(size, edges, most_voxels(facts), flat)
+    crop = _cut_cube(size, edges, most or most_voxels(facts), flat)
     limits = LOWEST_EDGE[facts.spatial_dims], MOST_LEVELS[facts.device]
     strides = _strides(crop, edges, *limits, flat)
     rounded = (length if axis == flat else math.ceil(length / MULTIPLE) * MULTIPLE for axis, length in enumerate(crop))

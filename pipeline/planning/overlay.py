@@ -34,6 +34,8 @@ def _comment(text: str) -> list[str]:
 
 def _setting(choice: Choice) -> str:
     flow = not isinstance(choice.value, Mapping)
-    text = yaml.safe_dump(choice.value, default_flow_style=flow, sort_keys=False, width=10**6)
+    nested = not flow and any(isinstance(value, list | Mapping) for value in choice.value.values())
+    style = None if nested else flow  # None: what is innermost on one line
+    text = yaml.safe_dump(choice.value, default_flow_style=style, sort_keys=False, width=10**6)
     value = text.removesuffix("\n").removesuffix("\n...")
     return f"{choice.key}: {value}" if flow else f"{choice.key}:\n{textwrap.indent(value, '  ')}"

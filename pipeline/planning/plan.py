@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -30,7 +31,7 @@ from pipeline.volumes.atomic import atomic_write_text
 
 BUNDLES = {2: "unet", 3: "unet3d"}
 SPEED_UP = {2: 1.4, 3: 1.0}  # of a step by compiling it, about, on a processor with bfloat16
-LEAST_TO_COMPILE = {2: 300.0, 3: 1800.0}  # seconds of a budget from which trying it is worth its half minute
+LEAST_TO_COMPILE = {2: 240.0, 3: 1500.0}  # seconds of training from which trying it is worth its half minute
 
 logger = logging.getLogger(__name__)
 
@@ -87,17 +88,19 @@ def plan(
     facts = gather(cases, report.fingerprints, machine(device))
     where = {"data_list": str(data_list), "dataset_dir": str(folder), "fold": fold}
     where |= {"device": device} if device else {}
-    decided = rules.choices(facts)
-    measured, seconds = measure(config, facts, where, decided, budget - (time.perf_counter() - begun))
+    clock = Clock(budget - (time.perf_counter() - begun), facts)
+    decided = choose(config, facts, where, clock)
+    measured = measure(config, facts, {**where, **as_settings(decided)}, clock)
+    seconds = clock.left(measured.case)
     length = _length(facts, measured, seconds)
     sections = {
         "The data": [Choice(key, value, "") for key, value in where.items()],
         "What the cases say": [*decided, *_overlays(config, facts)],
-        "What the time allows, as measured on this machine": _timed(facts, measured, length, seconds),
+        "What the time allows, as measured on this machine": _timed(facts, decided, measured, length, seconds),
     }
     file = Path(output)
     atomic_write_text(file, write_overlay(_title(cases, facts, config, file, budget), sections))
-    settings = {choice.key: choice.value for choices in sections.values() for choice in choices}
+    settings = as_settings(choice for choices in sections.values() for choice in choices)
     return Plan(config, file, settings, length, facts, seconds)
 
 
@@ -109,33 +112,71 @@ def machine(device: str | None = None) -> Machine:
     return Machine(kind.partition(":")[0], os.cpu_count() or psutil.cpu_count() or 1, memory, free)
 
 
-def measure(
-    config: Path, facts: Facts, where: Mapping[str, Any], decided: Sequence[Choice], budget: float
-) -> tuple[Seconds, float]:
-    """Choose the width by a few steps of each, and return what was measured, and the seconds that remain for training.
+class Clock:
+    """What is left of a budget for training.
+
+    Args:
+        budget: seconds from now.
+        facts: how many cases are validated and tested.
+    """
+
+    def __init__(self, budget: float, facts: Facts) -> None:
+        self.end, self.facts = time.perf_counter() + budget, facts
+
+    def left(self, case: float) -> float:
+        """Return the seconds for steps and validations, where a case takes so many."""
+        left = self.end - time.perf_counter()
+        return schedule.training_seconds(left, case, self.facts.validation, self.facts.test)
+
+
+def choose(config: Path, facts: Facts, where: Mapping[str, Any], clock: Clock) -> list[Choice]:
+    """Return what the facts decide, with a smaller crop where the narrowest network could do but few steps.
 
     Args:
         config: the bundle's train.json.
         facts: of the data.
-        where: the data.
-        decided: all other settings.
-        budget: seconds that are left.
+        where: the data's settings.
+        clock: of the budget.
     """
-    begun = time.perf_counter()
-    settings = {**where, **{choice.key: choice.value for choice in decided}}
-    levels = len(settings["network_def#strides"]) + 1
+    decided = rules.choices(facts)
+    step = _step(config, with_width(schedule.WIDTHS[0], {**where, **as_settings(decided)}))
+    most, least = math.prod(_crop(decided)), geometry.LEAST_VOXELS[facts.spatial_dims]
+    voxels = schedule.fitting_voxels(step, clock.left(0.0), most, min(least, most))
+    return decided if voxels is None else rules.choices(facts, voxels)
 
-    def network(width: int) -> dict[str, Any]:
-        return {**settings, "network_def#channels": geometry.channels(width, levels)}
 
-    case = timing.case_seconds(config, network(schedule.WIDTHS[0]))
-    left = schedule.training_seconds(budget - (time.perf_counter() - begun), case, facts.validation, facts.test)
-    compiles = facts.device == "cuda" or (has_compiler() and budget >= LEAST_TO_COMPILE[facts.spatial_dims])
+def measure(config: Path, facts: Facts, settings: Mapping[str, Any], clock: Clock) -> Seconds:
+    """Choose the width by a few steps of each, and return what was measured.
+
+    Args:
+        config: the bundle's train.json.
+        facts: of the data.
+        settings: all others.
+        clock: of the budget.
+    """
+    case = timing.case_seconds(config, with_width(schedule.WIDTHS[0], settings))
+    left = clock.left(case)
+    tried = facts.device == "cuda" or left >= LEAST_TO_COMPILE[facts.spatial_dims]
+    compiles = tried and has_compiler()
     gain = SPEED_UP[facts.spatial_dims] if compiles else 1.0
-    width, step = schedule.choose_width(lambda width: _step(config, network(width)), left, gain)
-    compiled = timing.compiled_seconds(config, network(width)) if compiles else (None, None)
-    left = schedule.training_seconds(budget - (time.perf_counter() - begun), case, facts.validation, facts.test)
-    return Seconds(step, case, width, *compiled), left
+    width, step = schedule.choose_width(lambda width: _step(config, with_width(width, settings)), left, gain)
+    compiled = timing.compiled_seconds(config, with_width(width, settings)) if compiles else (None, None)
+    return Seconds(step, case, width, *compiled)
+
+
+def with_width(width: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with the channels of a width."""
+    levels = len(settings["network_def#strides"]) + 1
+    return {**settings, "network_def#channels": geometry.channels(width, levels)}
+
+
+def as_settings(choices: Iterable[Choice]) -> dict[str, Any]:
+    """Return the values of choices by key."""
+    return {choice.key: choice.value for choice in choices}
+
+
+def _crop(decided: Sequence[Choice]) -> list[int]:
+    return as_settings(decided)["crop_size"]
 
 
 def _step(config: Path, settings: Mapping[str, Any]) -> float:
@@ -169,8 +210,10 @@ def _overlays(config: Path, facts: Facts) -> list[Choice]:
     return found
 
 
-def _timed(facts: Facts, measured: Seconds, length: Schedule, seconds: float) -> list[Choice]:
-    levels = len(geometry.choose_geometry(facts).strides) + 1
+def _timed(
+    facts: Facts, decided: Sequence[Choice], measured: Seconds, length: Schedule, seconds: float
+) -> list[Choice]:
+    channels = with_width(measured.width, as_settings(decided))["network_def#channels"]
     steps = f"{length.steps:,} steps of {length.step:.3g} s in {seconds / 60:.0f} min"
     why = f"the widest with at least {schedule.steps_needed(measured.width):,.0f} steps: {steps}"
     if measured.width == schedule.WIDTHS[0]:
@@ -182,7 +225,7 @@ def _timed(facts: Facts, measured: Seconds, length: Schedule, seconds: float) ->
     share = f"{measured.case * facts.validation:.0f} s for {facts.validation} cases each time"
     per_epoch = length.steps // length.epochs
     return [
-        Choice("network_def#channels", geometry.channels(measured.width, levels), why),
+        Choice("network_def#channels", channels, why),
         Choice("compile", length.compiled, tried),
         Choice("crops_per_case", length.crops_per_case, f"an epoch has {per_epoch} steps"),
         Choice("epochs", length.epochs, "as many as fill the time; the learning rate falls to 0 at the end"),

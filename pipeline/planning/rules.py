@@ -50,10 +50,15 @@ class Choice:
     why: str
 
 
-def choices(facts: Facts) -> list[Choice]:
-    """Return all that the facts alone decide: everything but the network's width and the training's length."""
-    form = choose_geometry(facts)
-    parts = (_data(facts), _grid(facts, form), _network(facts, form), _augmentation(facts, form))
+def choices(facts: Facts, most: int | None = None) -> list[Choice]:
+    """Return all that the facts decide: everything but the network's width and the training's length.
+
+    Args:
+        facts: of data and machine.
+        most: voxels of a crop, where the time is too short for as many as the machine can hold.
+    """
+    form = choose_geometry(facts, most)
+    parts = (_data(facts), _grid(facts, form, most), _network(facts, form), _augmentation(facts, form))
     return [*(choice for part in parts for choice in part), *_sampling(facts, form), *_loss(facts)]
 
 
@@ -108,7 +113,7 @@ def _data(facts: Facts) -> Iterator[Choice]:
     yield Choice("in_channels", len(facts.channels), f"the images' channels: {', '.join(facts.channels)}")
 
 
-def _grid(facts: Facts, form: Geometry) -> Iterator[Choice]:
+def _grid(facts: Facts, form: Geometry, most: int | None) -> Iterator[Choice]:
     unit = "pixels" if facts.spatial_dims == 2 else "voxels"
     if facts.spatial_dims == 3 and (form.spacing is None or facts.median_spacing is None):
         yield Choice("spacing", [None] * 3, "the files tell no spacing, so nothing is resampled")
@@ -120,7 +125,8 @@ def _grid(facts: Facts, form: Geometry) -> Iterator[Choice]:
     shown = " x ".join(map(str, form.size))
     why = f"covers the median case of {shown} {unit}"
     if not form.covers:
-        why = f"the median case has {shown} {unit}, of which a crop shows at most {most_voxels(facts):,}"
+        limit = f"{most or most_voxels(facts):,}{'' if most is None else ', as the time is short'}"
+        why = f"the median case has {shown} {unit}, of which a crop shows at most {limit}"
     if form.flat_axis is not None:
         why = f"single slices, for {form.size[form.flat_axis]} of them are too few to learn across; {why}"
     yield Choice("crop_size", list(form.crop), why)

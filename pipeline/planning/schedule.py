@@ -93,6 +93,19 @@ def choose_width(measure: Callable[[int], float], seconds: float, speed_up: floa
     return best
 
 
+def fitting_voxels(step: float, seconds: float, most: int, least: int) -> int | None:
+    """Return how many voxels a crop may have for the narrowest network to do enough steps; None: as many as it has.
+
+    Args:
+        step: seconds of one with crops of `most` voxels.
+        seconds: of training.
+        most: voxels of a crop.
+        least: that it keeps in any case.
+    """
+    share = seconds / step / steps_needed(WIDTHS[0])
+    return None if share >= 1 else max(int(most * share), least)
+
+
 def steps_needed(width: int) -> float:
     """Steps below which a network of so many first channels is not worth its time."""
     return STEPS_OF_16 * (width / 16) ** 2

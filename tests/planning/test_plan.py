@@ -64,6 +64,16 @@ def test_every_setting_but_the_data_has_its_reason_above_it(discs, tmp_path, clo
     assert re.search(r"python -m monai.bundle run training --config_file \"\['.*train.json','.*plan.yaml'\]\"", text)
 
 
+def test_a_short_time_makes_a_smaller_crop(tmp_path, clock):
+    data_list = write_discs(tmp_path / "large", size=400)
+    sizes = []
+    for budget in (900, 200):
+        made = plan(data_list, tmp_path / "plan.yaml", data_list.parent, budget, device="cpu", bundles=BUNDLES)
+        sizes.append(made.settings["crop_size"])
+    # 0.93 (200 - 35 - 15) s are 436 steps of 0.32 s, where 1,000 are wanted: 44 % of 256 x 256 pixels are 169 x 169.
+    assert sizes == [[256, 256], [172, 172]]
+
+
 def test_compiling_is_measured_where_there_is_time(discs, tmp_path, clock, monkeypatch):
     monkeypatch.setattr("pipeline.planning.plan.has_compiler", lambda: True)
     made = plan(discs, tmp_path / "plan.yaml", discs.parent, 1800, device="cpu", bundles=BUNDLES)

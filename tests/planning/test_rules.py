@@ -1,5 +1,7 @@
 """Each rule decides what a reader of its reason would decide."""
 
+import math
+
 import pytest
 from planned_facts import facts
 
@@ -32,6 +34,13 @@ def test_volumes():
     assert found["spatial_augmentation#balance_prob"] == 0.0
     assert found["batch_size"] == 2
     assert "network_def#kernel_size" not in found
+
+
+def test_a_crop_for_a_short_time():
+    found = {choice.key: choice for choice in choices(facts(), most=20_000)}
+    assert math.prod(found["crop_size"].value) < 1.5 * 20_000
+    assert "as the time is short" in found["crop_size"].why
+    assert found["spatial_augmentation#balance_prob"].value == 0.5
 
 
 def test_files_without_a_spacing_are_not_resampled():

@@ -7,6 +7,7 @@ from pipeline.planning.schedule import (
     TRAINING_SHARE,
     Seconds,
     choose_width,
+    fitting_voxels,
     plan_length,
     read_budget,
     steps_needed,
@@ -54,6 +55,12 @@ def test_the_width_is_the_widest_with_enough_steps():
 
 def test_a_width_that_fits_into_no_memory_is_not_taken():
     assert choose_width(lambda width: 0.1 if width < 32 else float("inf"), 10**6) == (16, 0.1)
+
+
+def test_crops_are_smaller_where_the_time_is_too_short_for_enough_steps():
+    assert fitting_voxels(0.25, 250, 100_000, 30_000) is None  # 1,000 steps
+    assert fitting_voxels(0.5, 250, 100_000, 30_000) == 50_000
+    assert fitting_voxels(5.0, 250, 100_000, 30_000) == 30_000
 
 
 def test_what_is_left_for_training():
