@@ -14,6 +14,7 @@ STEPS_OF_16 = 1_000  # that a network of 16 first channels needs to get anywhere
 STEPS_OF_AN_EPOCH = 50  # so that the learning rate falls smoothly
 LEAST_EPOCHS, VALIDATIONS = 10, 12
 VALIDATION_SHARE = 0.08  # of the training's time, for the validations on its way
+LEAST_BUDGET = 120.0  # seconds
 TRAINING_SHARE = 0.93  # of the time that is left: other programs use this machine too
 START = 15.0  # seconds to import everything, to check the list once more and to open MLflow
 END = 20.0  # seconds for the bundle, its report and its pictures
@@ -68,8 +69,9 @@ def read_budget(words: str) -> float:
     if not parts or "".join(number + unit for number, unit in parts) != text or any(u not in UNITS for _, u in parts):
         raise InputError(f"budget '{words}' is no time", remedy="say 30min, 2h or 1h30min")
     seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
-    if seconds < 60:
-        raise InputError(f"a budget of {seconds:g} s is spent before a step is done", remedy="give 2min or more")
+    if seconds < LEAST_BUDGET:
+        remedy = f"give {LEAST_BUDGET / 60:g}min or more"
+        raise InputError(f"a budget of {seconds:g} s is spent on starting and evaluating", remedy=remedy)
     return seconds
 
 

@@ -182,9 +182,9 @@ def test_every_run_is_kept_and_none_is_repeated(tmp_path, systems, capsys):
     file = tmp_path / "runs.jsonl"
     places = ["--data", str(tmp_path), "--lists", str(tmp_path / "lists"), "--work", str(tmp_path / "kept")]
     arguments = [*places, "--sets", "hippocampus", "--systems", "ours", "monai", "--runs", str(file), "--table"]
-    versus.main([*arguments, "--budgets", "1min"])
+    versus.main([*arguments, "--budgets", "2min"])
     good, bad = versus.read_rows(file)
-    assert (good["system"], good["set"], good["budget_s"]) == ("ours", "hippocampus", 60)
+    assert (good["system"], good["set"], good["budget_s"]) == ("ours", "hippocampus", 120)
     assert good["scores"] == {"dice": 1}
     assert (good["steps"], good["parameters"]) == (7, 8)
     assert set(good["versions"]) == {"torch", "standin"}
@@ -192,12 +192,12 @@ def test_every_run_is_kept_and_none_is_repeated(tmp_path, systems, capsys):
     assert good["predict_s"] > 0
     assert bad["failure"] == "training ended with status 1: no memory"
     assert "scores" not in bad
-    assert "monai, 1 min: training ended with status 1: no memory" in capsys.readouterr().out
+    assert "monai, 2 min: training ended with status 1: no memory" in capsys.readouterr().out
 
-    versus.main([*arguments, "--budgets", "1min"])
+    versus.main([*arguments, "--budgets", "2min"])
     assert versus.read_rows(file) == [good, bad]
-    versus.main([*arguments, "--budgets", "2min", "--systems", "ours"])
-    assert [row["budget_s"] for row in versus.read_rows(file)] == [60, 60, 120]
+    versus.main([*arguments, "--budgets", "4min", "--systems", "ours"])
+    assert [row["budget_s"] for row in versus.read_rows(file)] == [120, 120, 240]
     assert (tmp_path / "kept" / "calls").read_text() == "xx"
 
 
