@@ -20,11 +20,13 @@ demo: .venv/.installed
 	    --config_file "['runs/$(RUN)/configs/train.json','runs/$(RUN)/configs/evaluate.json']"
 	$(BIN)/python -m monai.bundle run inference --config_file runs/$(RUN)/configs/inference.json \
 	    --input_dir data/cells/images/test --output_dir predictions/$(RUN)
+	$(BIN)/python -m pipeline predict bundles/unet_nuclei data/cells/images/test predictions/$(RUN)-nuclei --pictures
 	@echo
 	@echo "reports:     runs/$(RUN)/evaluation/validation/report.html, runs/$(RUN)/evaluation/test/report.html"
 	@echo "scores:      runs/$(RUN)/evaluation/test/scores.json, cases.csv"
 	@echo "label maps:  predictions/$(RUN)/"
 	@echo "the model:   runs/$(RUN)/, a bundle of its own"
+	@echo "a picture:   predictions/$(RUN)-nuclei/*_picture.png: the same fields by weights that were trained on real nuclei"
 	@echo "all runs:    make ui, then http://127.0.0.1:5000"
 
 test: .venv/.installed
@@ -43,8 +45,9 @@ audit: .venv/.installed
 	then tail -n 1 audit.log; cat audit.md 2>/dev/null || true; \
 	else echo "not audited: OSV cannot be reached, or pip-audit cannot be installed" | tee audit.md; fi
 
-# The ablation takes an hour and data of its own: docs/ablation.md has its command.
-NO_CLAIM = benchmarks/measure.py benchmarks/results_page.py benchmarks/ablation.py benchmarks/fleet.py
+# The ablation and the comparison with others (versus.py) take hours and data of their own.
+NO_CLAIM = benchmarks/measure.py benchmarks/results_page.py benchmarks/ablation.py benchmarks/fleet.py \
+    $(wildcard benchmarks/versus*.py)
 
 bench: .venv/.installed
 	@for file in $(filter-out $(NO_CLAIM),$(wildcard benchmarks/*.py)); do \

@@ -22,7 +22,14 @@ from pipeline.comparison.statistics import mean_interval
 from pipeline.datalists.datalist import load_data_list
 from pipeline.volumes.atomic import atomic_write_text, write_json
 
-KEPT = ("LICENSE", "configs/evaluate.json", "configs/logging.conf", "models/model.pt", "models/precision.json")
+KEPT = (
+    "LICENSE",
+    "configs/evaluate.json",
+    "configs/logging.conf",
+    "configs/multi_gpu.json",
+    "models/model.pt",
+    "models/precision.json",
+)
 MARKS = ("<!-- scores -->", "<!-- end of scores -->")
 WIDEST = 1100  # pixels of a picture in the docs
 
@@ -44,7 +51,7 @@ def main() -> None:
     for name in ("best", "worst"):
         picture = Image.open(options.run / "evaluation" / "test" / f"{name}.png").convert("RGB")
         picture.thumbnail((WIDEST, 10 * WIDEST))
-        picture.quantize(128).save(options.bundle / "docs" / f"{name}.png", optimize=True)
+        picture.quantize(256).save(options.bundle / "docs" / f"{name}.png", optimize=True)
 
 
 def write_configs(run: Path, bundle: Path, data_list: str) -> None:
