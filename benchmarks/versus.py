@@ -150,10 +150,10 @@ def _short(figure: float | None) -> float | None:
 
 
 def environment(paths: Sequence[Path]) -> dict[str, str]:
-    """For all systems alike: threads that wait do not spin, which helps each of them on a machine that others use."""
+    """For all systems alike: threads that wait do not spin, and what is printed last is the last of the log."""
     already = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     folders = [str(ROOT), *(str(path.resolve()) for path in paths), *already]
-    return os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": os.pathsep.join(folders)}
+    return os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(folders)}
 
 
 def device() -> str:

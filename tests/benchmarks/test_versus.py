@@ -147,7 +147,7 @@ def test_nothing_that_was_started_lives_on(tmp_path, monkeypatch, ends):
 
 
 def test_a_failure_is_told_by_the_last_words(tmp_path):
-    seen = watch_code("print('first'); raise ValueError('no such patch')\n", tmp_path)
+    seen = watch_code("print('first', flush=True); raise ValueError('no such patch')\n", tmp_path)
     assert seen.failure == "ended with status 1: ValueError: no such patch"
 
 
@@ -242,7 +242,7 @@ def test_all_systems_work_without_spinning_and_find_this_project(tmp_path, monke
     env = versus.environment([tmp_path])
     assert env["OMP_WAIT_POLICY"] == "PASSIVE"
     assert env["PYTHONPATH"].split(os.pathsep) == [str(versus.ROOT), str(tmp_path), "already"]
-    assert all(name in os.environ for name in env.keys() - {"OMP_WAIT_POLICY", "PYTHONPATH"})
+    assert all(name in os.environ for name in env.keys() - {"OMP_WAIT_POLICY", "PYTHONPATH", "PYTHONUNBUFFERED"})
 
 
 def test_our_results_go_where_all_leave_theirs(tmp_path):

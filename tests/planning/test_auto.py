@@ -1,6 +1,7 @@
 """One command from a list to a report: the commands that it gives are those of the README."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ BUNDLES = ROOT / "bundles"
 
 
 @pytest.fixture
-def quick(monkeypatch, tmp_path):
+def quick(monkeypatch, tmp_path, empty_store):
     """Trainings of a few steps, in children that need not import everything; and the commands that are given."""
     given = []
 
@@ -27,10 +28,12 @@ def quick(monkeypatch, tmp_path):
         return done
 
     monkeypatch.chdir(tmp_path)
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setattr(auto_module.subprocess, "run", run)
-    monkeypatch.setattr(timing, "step_seconds", lambda config, settings: 1.0)
+    monkeypatch.setattr(timing, "step_seconds", lambda config, settings: 10.0)
     monkeypatch.setattr(timing, "case_seconds", lambda config, settings: 0.1)
+    monkeypatch.setattr(schedule, "WIDTHS", (4,))
     monkeypatch.setattr("pipeline.planning.plan.has_compiler", lambda: False)
     monkeypatch.setattr(schedule, "LEAST_EPOCHS", 2)
     return given
