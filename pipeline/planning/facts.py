@@ -12,10 +12,8 @@ import numpy as np
 
 from pipeline.datalists.datalist import DataList
 from pipeline.datalists.fingerprint import Fingerprint
+from pipeline.datalists.list_findings import AXIS
 from pipeline.errors import InputError
-
-# Of the patient's axes, as ToGridd's default "RAS" orders them: left to right, back to front, foot to head.
-AXIS = {letter: axis for axis, letters in enumerate(("LR", "PA", "IS")) for letter in letters}
 
 Number = TypeVar("Number", int, float)
 

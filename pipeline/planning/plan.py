@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import time
@@ -32,8 +31,6 @@ from pipeline.volumes.atomic import atomic_write_text
 BUNDLES = {2: "unet", 3: "unet3d"}
 SPEED_UP = {2: 1.4, 3: 1.0}  # of a step by compiling it, about, on a processor with bfloat16
 LEAST_TO_COMPILE = {2: 240.0, 3: 1500.0}  # seconds of training from which trying it is worth its half minute
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
