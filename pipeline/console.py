@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from pipeline import ranks
@@ -38,3 +41,13 @@ def _lost_worker(error: BaseException | None) -> InputError | None:
             return InputError(f"a worker that loads cases was {found[1].strip()}", remedy=remedy)
         error = error.__cause__ or error.__context__
     return None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back what a training tells on its way."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

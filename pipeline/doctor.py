@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import shutil
@@ -24,6 +23,7 @@ from monai.bundle import ConfigWorkflow
 import pipeline
 from pipeline import provenance
 from pipeline.batch.memory import free_bytes
+from pipeline.console import quiet
 from pipeline.datalists.datalist import save_data_list
 from pipeline.datalists.embedded import make_data_list
 from pipeline.errors import find_input_error
@@ -236,7 +236,7 @@ def _training(bundle: Path) -> Iterator[Finding]:
             "batch_size": 1,
             "crops_per_case": 1,
         }
-        with _quiet(), _within(folder):
+        with quiet(), _within(folder):
             workflow = ConfigWorkflow(str(config), workflow_type="training", logging_file=False, **settings)
             workflow.initialize()
             workflow.run()
@@ -258,13 +258,3 @@ def _within(folder: Path) -> Iterator[None]:
         del os.environ["XDG_CACHE_HOME"]
         if earlier is not None:
             os.environ["XDG_CACHE_HOME"] = earlier
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what a training tells on its way."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -15,6 +13,8 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
+
+from pipeline.console import quiet
 
 WARM_UP, STEPS = 2, 5
 CASES = 4  # that are read
@@ -53,7 +53,7 @@ def case_seconds(config: Path, settings: Mapping[str, Any]) -> float:
 def _times(config: Path, settings: Mapping[str, Any], engine: str, most: int) -> list[float]:
     """The seconds of an engine's first iterations."""
     overrides = {**WITHOUT, **FEW, **settings}
-    with _quiet():
+    with quiet():
         workflow = ConfigWorkflow(str(config), workflow_type="training", logging_file=False, **overrides)
         workflow.parser.parse(True)
         runner: Engine = workflow.parser.get_parsed_content(engine)
@@ -72,13 +72,3 @@ def _mark(engine: Engine, marks: list[float], most: int) -> None:
     marks.append(time.perf_counter())
     if len(marks) > most:
         engine.terminate()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what a training tells on its way."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
