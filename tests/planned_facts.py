@@ -19,6 +19,7 @@ def facts(spatial_dims=3, **changes):
         "lows": ((1.0,),) * 20,
         "medians": ((50.0,),) * 20,
         "shares": (0.8, 0.2),
+        "smallest": (),
         "device": "cpu",
         "cores": 2,
         "memory": 16 * 2**30,

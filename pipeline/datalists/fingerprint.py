@@ -67,6 +67,7 @@ class Fingerprint:
         channels: one for each channel of the list.
         classes: one for each class of the list, background first; None without a sound label.
         objects: how many numbered objects the label holds; None unless the list counts instances.
+        smallest: voxels of the smallest of them; None where there is none.
     """
 
     case: str
@@ -79,6 +80,7 @@ class Fingerprint:
     channels: tuple[Intensities, ...]
     classes: tuple[ClassVolume, ...] | None = None
     objects: int | None = None
+    smallest: int | None = None
 
     @property
     def foreground(self) -> float | None:
@@ -122,7 +124,7 @@ def take_fingerprint(
     first = images[0]
     placed = first.format in WITH_GEOMETRY
     channels = [channel for image in images for channel in image.array]
-    numbered = data_list.label_kind == "instances"
+    sizes = _object_sizes(counts) if counts is not None and data_list.label_kind == "instances" else None
     return Fingerprint(
         case=case.id,
         split=split,
@@ -133,7 +135,8 @@ def take_fingerprint(
         axcodes=axcodes_of(first) if placed and len(first.shape) == 3 else None,
         channels=tuple(_measure(name, values) for name, values in zip(data_list.channels, channels, strict=True)),
         classes=None if counts is None else _class_volumes(counts, data_list, first),
-        objects=sum(value != 0 for value in counts) if counts is not None and numbered else None,
+        objects=None if sizes is None else len(sizes),
+        smallest=min(sizes) if sizes else None,
     )
 
 
@@ -167,6 +170,10 @@ def upright(array: np.ndarray, header: VolumeHeader) -> np.ndarray:
     if header.format not in WITH_GEOMETRY or array.ndim != 3:
         return array
     return nib.orientations.apply_orientation(array, nib.io_orientation(header.affine))
+
+
+def _object_sizes(counts: Mapping[int, int]) -> list[int]:
+    return [voxels for value, voxels in counts.items() if value != 0]
 
 
 def _class_volumes(counts: Mapping[int, int], data_list: DataList, header: VolumeHeader) -> tuple[ClassVolume, ...]:

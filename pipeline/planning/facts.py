@@ -35,6 +35,7 @@ class Facts:
         lows: 0.5th percentile of each case and channel.
         medians: the median of each case and channel.
         shares: mean share of each class in the voxels, background first.
+        smallest: voxels of the smallest numbered object of each case that has some.
         device: "cpu" or "cuda".
         cores: threads that compute.
         memory: bytes that are free: of the GPU where there is one, else of the machine.
@@ -53,6 +54,7 @@ class Facts:
     lows: tuple[tuple[float, ...], ...]
     medians: tuple[tuple[float, ...], ...]
     shares: tuple[float, ...]
+    smallest: tuple[int, ...]
     device: str
     cores: int
     memory: int
@@ -107,6 +109,7 @@ def gather(data_list: DataList, fingerprints: Sequence[Fingerprint], machine: Ma
         lows=tuple(tuple(channel.low for channel in case.channels) for case in seen),
         medians=tuple(tuple(channel.median for channel in case.channels) for case in seen),
         shares=_shares(seen),
+        smallest=tuple(case.smallest for case in seen if case.smallest is not None),
         device=machine.device,
         cores=machine.cores,
         memory=machine.memory,

@@ -43,7 +43,6 @@ class Plan:
         settings: what it sets.
         length: of the training.
         facts: that it follows from.
-        seconds: that are planned for the training's steps and validations.
     """
 
     config: Path
@@ -51,7 +50,6 @@ class Plan:
     settings: Mapping[str, Any]
     length: Schedule
     facts: Facts
-    seconds: float
 
 
 def plan(
@@ -92,13 +90,13 @@ def plan(
     length = _length(facts, measured, seconds)
     sections = {
         "The data": [Choice(key, value, "") for key, value in where.items()],
-        "What the cases say": [*decided, *_overlays(config, facts)],
+        "What the cases say": [*decided, *_overlays(config, facts, decided)],
         "What the time allows, as measured on this machine": _timed(facts, decided, measured, length, seconds),
     }
     file = Path(output)
     atomic_write_text(file, write_overlay(_title(cases, facts, config, file, budget), sections))
     settings = as_settings(choice for choices in sections.values() for choice in choices)
-    return Plan(config, file, settings, length, facts, seconds)
+    return Plan(config, file, settings, length, facts)
 
 
 def machine(device: str | None = None) -> Machine:
@@ -137,7 +135,7 @@ def choose(config: Path, facts: Facts, where: Mapping[str, Any], clock: Clock) -
     """
     decided = rules.choices(facts)
     step = _step(config, with_width(schedule.WIDTHS[0], {**where, **as_settings(decided)}))
-    most, least = math.prod(_crop(decided)), geometry.LEAST_VOXELS[facts.spatial_dims]
+    most, least = math.prod(as_settings(decided)["crop_size"]), geometry.LEAST_VOXELS[facts.spatial_dims]
     voxels = schedule.fitting_voxels(step, clock.left(0.0), most, min(least, most))
     return decided if voxels is None else rules.choices(facts, voxels)
 
@@ -172,10 +170,6 @@ def as_settings(choices: Iterable[Choice]) -> dict[str, Any]:
     return {choice.key: choice.value for choice in choices}
 
 
-def _crop(decided: Sequence[Choice]) -> list[int]:
-    return as_settings(decided)["crop_size"]
-
-
 def _step(config: Path, settings: Mapping[str, Any]) -> float:
     """The seconds of a step; of one that does not fit into the GPU's memory, more than there are."""
     try:
@@ -197,11 +191,13 @@ def _length(facts: Facts, measured: Seconds, seconds: float) -> Schedule:
     return schedule.plan_length(measured, seconds, facts.training, facts.validation, geometry.batch_size(facts))
 
 
-def _overlays(config: Path, facts: Facts) -> list[Choice]:
-    """The settings of the bundle's overlays that the rules name, so that the plan is one file."""
+def _overlays(config: Path, facts: Facts, decided: Sequence[Choice]) -> list[Choice]:
+    """The settings of the bundle's overlays that the rules name, so that the plan is one file; their own go before."""
+    already = as_settings(decided)
     found = []
     for name, why in rules.overlays(facts):
         settings = yaml.safe_load((config.parent / f"{name}.yaml").read_text(encoding="utf-8"))
+        settings = {key: value for key, value in settings.items() if key not in already}
         reasons = [f"{why} ({name}.yaml)", *[f"({name}.yaml)"] * (len(settings) - 1)]
         found += [Choice(key, value, reason) for (key, value), reason in zip(settings.items(), reasons, strict=True)]
     return found

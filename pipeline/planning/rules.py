@@ -29,6 +29,7 @@ AIR = -500  # Hounsfield units: what fills the image around a patient in CT is b
 RARE = 1e-3  # share of the voxels below which a class is lost in cross-entropy
 MOST_WEIGHT = 10.0
 SPARSE = 0.05  # share of foreground below which crops of pictures are laid around it
+SMALL = 10  # percentile of the cases' smallest objects: a slip of the annotator's pen is no measure
 CACHE_SHARE = 0.5  # of the free memory, for cases that are kept between epochs
 SIDES = ("left and right", "front and back", "top and bottom")
 COLUMNS, ROWS = 1, 0  # axes of a picture
@@ -59,7 +60,7 @@ def choices(facts: Facts, most: int | None = None) -> list[Choice]:
     """
     form = choose_geometry(facts, most)
     parts = (_data(facts), _grid(facts, form, most), _network(facts, form), _augmentation(facts, form))
-    return [*(choice for part in parts for choice in part), *_sampling(facts, form), *_loss(facts)]
+    return [*(choice for part in parts for choice in part), *_sampling(facts, form), *_loss(facts), *_objects(facts)]
 
 
 def overlays(facts: Facts) -> list[tuple[str, str]]:
@@ -200,6 +201,17 @@ def _loss(facts: Facts) -> Iterator[Choice]:
     weights, why = class_weight(facts)
     if weights is not None:
         yield Choice("loss#class_weight", weights, why)
+
+
+def _objects(facts: Facts) -> Iterator[Choice]:
+    if facts.label_kind != "instances":
+        return
+    if facts.spatial_dims == 2:
+        why = "the border loss leaves a network unsure where objects touch: they grow from where it is sure"
+        yield Choice("instances#seeds", "probability", why)
+    if facts.smallest:
+        size = int(np.percentile(facts.smallest, SMALL))
+        yield Choice("instances#min_size", size, "the smallest that were annotated; what is smaller is a fragment")
 
 
 def _percent(share: float) -> str:

@@ -37,7 +37,7 @@ def test_a_volume_in_numbers(tmp_path):
     assert (cell.name, cell.voxels, cell.ml) == ("cell", 3, pytest.approx(3 * 1.5 * 2 * 4 / 1000))
     assert (background.voxels, background.ml) == (21, pytest.approx(21 * 12 / 1000))
     assert numbers.foreground == 3 / 24
-    assert numbers.objects is None
+    assert (numbers.objects, numbers.smallest) == (None, None)
 
 
 def test_a_picture_in_numbers(tmp_path):
@@ -45,7 +45,7 @@ def test_a_picture_in_numbers(tmp_path):
     write(tmp_path / "labels/a.png", np.array([[0, 5, 5, 0], [0, 0, 0, 0], [9, 0, 0, 2]], np.uint8))
     numbers = numbers_of(flat_list(label_kind="instances"), tmp_path)
     assert (numbers.format, numbers.spacing, numbers.axcodes, numbers.extent) == ("PNG", None, None, None)
-    assert numbers.objects == 3
+    assert (numbers.objects, numbers.smallest) == (3, 1)
     assert [(volume.name, volume.voxels, volume.ml) for volume in numbers.classes] == [
         ("background", 8, None),
         ("cell", 4, None),

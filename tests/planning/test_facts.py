@@ -20,10 +20,10 @@ def a_list(dims=3):
     return DataList("x", "", "", "", "", dims, "classes", ("background", "organ"), ("MRI",), cases)
 
 
-def seen(case, split, shape, spacing, axcodes, voxels=(6, 2), low=0.0):
+def seen(case, split, shape, spacing, axcodes, voxels=(6, 2), low=0.0, smallest=None):
     classes = tuple(ClassVolume(name, n, None) for name, n in zip(("background", "organ"), voxels, strict=True))
     channel = Intensities("MRI", low, low, low + 5, 99, 100, 50, 20)
-    return Fingerprint(case, split, "NIfTI", "int16", shape, spacing, axcodes, (channel,), classes)
+    return Fingerprint(case, split, "NIfTI", "int16", shape, spacing, axcodes, (channel,), classes, None, smallest)
 
 
 def test_axes_are_the_patients_whatever_the_files_say():
@@ -55,6 +55,15 @@ def test_test_cases_are_counted_and_not_looked_at():
     assert found.shares == (0.625, 0.375)  # the means of 6/8 and 4/8, of 2/8 and 4/8
     assert found.lows == ((0.0,), (2.0,))
     assert found.medians == ((5.0,), (7.0,))
+
+
+def test_the_smallest_objects_of_the_cases_that_have_some():
+    cases = [
+        seen("a", "validation", (2, 4, 1), (1.0, 2.0, 3.0), "RAS", smallest=2),
+        seen("b", "training", (2, 4, 1), (1.0, 2.0, 3.0), "RAS", voxels=(8, 0)),
+        seen("c", "test", (2, 4, 1), (1.0, 2.0, 3.0), "RAS", smallest=1),
+    ]
+    assert gather(a_list(), cases, MACHINE).smallest == (2,)
 
 
 def test_one_file_without_a_geometry_leaves_all_without():

@@ -115,6 +115,15 @@ def test_objects_are_parted_and_scored():
     ]
 
 
+def test_no_predicted_object_is_smaller_than_what_is_annotated():
+    slip = (1, *range(21, 60))  # pixels; the smallest of one case is a slip of the pen
+    found = decided(2, label_kind="instances", smallest=slip)
+    assert (found["instances#seeds"], found["instances#min_size"]) == ("probability", 23)
+    assert "instances#min_size" not in decided(2, label_kind="instances")  # no case shows an object
+    assert "instances#seeds" not in decided(label_kind="instances", smallest=slip)
+    assert not {key for key in decided(2) if key.startswith("instances")}
+
+
 def test_weights_of_rare_classes():
     assert class_weight(facts())[0] is None
     weights, why = class_weight(facts(classes=("background", "a", "b", "c"), shares=(0.9899, 0.01, 0.0001, 0.0)))
