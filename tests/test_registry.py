@@ -320,8 +320,9 @@ def test_mlflow_serves_it(client, trained, discs, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_server_sends_a_bundle_once(trained, tmp_path, monkeypatch):
+def test_a_server_sends_a_bundle_once(empty_store, trained, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     places = ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", f"{tmp_path}/kept"]
     with running(tmp_path, "health", "server", *places) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)

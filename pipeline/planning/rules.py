@@ -31,9 +31,8 @@ MOST_WEIGHT = 10.0
 SPARSE = 0.05  # share of foreground below which crops of pictures are laid around it
 SMALL = 10  # percentile of the cases' smallest objects: a slip of the annotator's pen is no measure
 CACHE_SHARE = 0.5  # of the free memory, for cases that are kept between epochs
+TURN = 15.0  # degrees, of what is not turned all around
 SIDES = ("left and right", "front and back", "top and bottom")
-COLUMNS, ROWS = 1, 0  # axes of a picture
-PICTURE = {0: COLUMNS, 2: ROWS}  # where a patient's axes lie in it
 
 
 @dataclass(frozen=True)
@@ -102,11 +101,12 @@ def class_weight(facts: Facts) -> tuple[list[float] | None, str]:
     return [round(weight, 2) for weight in weights], why
 
 
-def cached_cases(facts: Facts, size: Sequence[int]) -> int | None:
-    """Return how many training cases stay in memory between epochs; None if all do."""
+def cached_cases(facts: Facts, size: Sequence[int]) -> tuple[int, int]:
+    """Return how many training and how many validation cases stay in memory; those that train are read more often."""
     case = math.prod(size) * 4 * (len(facts.channels) + 1)  # float32, and the label
     room = int(CACHE_SHARE * facts.cache_memory / case)
-    return None if room >= facts.training + facts.validation else max(room - facts.validation, 0)
+    training = min(facts.training, room)
+    return training, min(facts.validation, room - training)
 
 
 def _data(facts: Facts) -> Iterator[Choice]:
@@ -148,8 +148,7 @@ def _network(facts: Facts, form: Geometry) -> Iterator[Choice]:
 
 def _augmentation(facts: Facts, form: Geometry) -> Iterator[Choice]:
     if facts.spatial_dims == 3:
-        sigma = [0.0 if axis == form.flat_axis else round(n / 20, 1) for axis, n in enumerate(form.crop)]
-        yield Choice("spatial_augmentation#sigma", sigma, "displaced by a twentieth of the crop")
+        yield from _across_slices(form)
     else:
         width = round(min(10.0, min(form.crop) / 16), 1)
         yield Choice("spatial_augmentation#sigma", width, "displaced by a 16th of the crop, 10 pixels at most")
@@ -157,7 +156,7 @@ def _augmentation(facts: Facts, form: Geometry) -> Iterator[Choice]:
     yield Choice("spatial_augmentation#flip_prob", flips, why)
     upright = facts.spatial_dims == 2 and min(flips) == 0
     if upright:
-        yield Choice("spatial_augmentation#rotation", 15.0, "degrees: what has a side is not turned upside down")
+        yield Choice("spatial_augmentation#rotation", TURN, "degrees: what has a side is not turned upside down")
     axes = [axis for axis, probability in enumerate(flips) if probability]
     average: dict[str, Any] = {"_target_": "pipeline.inferers.averaged.AveragedInferer", "inferer": "@tiling"}
     if facts.spatial_dims == 2 and not upright:
@@ -170,14 +169,31 @@ def _augmentation(facts: Facts, form: Geometry) -> Iterator[Choice]:
         yield Choice("inferer", average, why)
 
 
+def _across_slices(form: Geometry) -> Iterator[Choice]:
+    """How volumes are bent, turned and blurred: not from one slice to the next where slices lie far apart."""
+    apart = form.flat_axis if form.spacing is None else coarse_axis(form.spacing)
+    apart = form.flat_axis if apart is None else apart
+    sigma = [0.0 if axis == apart else round(n / 20, 1) for axis, n in enumerate(form.crop)]
+    if apart is None:
+        yield Choice("spatial_augmentation#sigma", sigma, "displaced by a twentieth of the crop")
+        return
+    why = "within slices alone, for those lie far apart"
+    yield Choice("spatial_augmentation#sigma", sigma, f"displaced by a twentieth of the crop, {why}")
+    turned = [TURN if axis == apart else 0.0 for axis in range(3)]
+    yield Choice("spatial_augmentation#rotation", turned, f"degrees about each axis: turned {why}")
+    blur = [[0.0, 0.0] if axis == apart else [0.5, 1.0] for axis in range(3)]
+    yield Choice("grey_augmentation#0#blur", blur, f"blurred {why}")
+
+
 def flip_probabilities(facts: Facts) -> tuple[list[float], str]:
     """Return the probability of a flip along each axis, and why."""
     sided = sided_axes(facts.classes)
     told = "; ".join(f"{SIDES[axis]} are told apart by {', '.join(names)}" for axis, names in sided.items())
     told = told or "no class has a side"
     if facts.spatial_dims == 2:
-        off = {PICTURE[axis] for axis in sided if axis in PICTURE}
-        return [0.0 if axis in off else 0.5 for axis in (ROWS, COLUMNS)], told
+        upright = f"{told}: pictures keep what is up in them"
+        columns = 0.0 if 0 in sided else 0.5
+        return ([0.0, columns], upright) if sided else ([0.5, 0.5], f"{told}, and pictures no up and down")
     if facts.spacings is None:
         return [0.0 if sided else 0.5] * 3, f"{told}; the files do not tell where the axes point"
     return [0.0 if 0 in sided else 0.5, 0.0, 0.0], f"{told}; a body has two like halves, and does not stand on its head"
@@ -192,9 +208,11 @@ def _sampling(facts: Facts, form: Geometry) -> Iterator[Choice]:
     elif foreground < SPARSE and not form.covers:
         yield Choice("spatial_augmentation#balance_key", "label", f"only {_percent(foreground)} is foreground")
         yield Choice("spatial_augmentation#balance_prob", 0.5, "half of the crops lie around a pixel of a class")
-    if (room := cached_cases(facts, form.size)) is not None:
-        why = f"of {facts.training} cases: more do not fit into {CACHE_SHARE:.0%} of the free memory, and are read anew"
-        yield Choice("train#dataset#cache_num", room, why)
+    full = f"more do not fit into {CACHE_SHARE:.0%} of the free memory, and are read anew each time"
+    kept = zip(("train", "validate"), cached_cases(facts, form.size), (facts.training, facts.validation), strict=True)
+    for part, room, cases in kept:
+        why = f"of {cases} cases: {full}" if room < cases else "all cases stay in memory"
+        yield Choice(f"{part}#dataset#cache_num", room, why)
 
 
 def _loss(facts: Facts) -> Iterator[Choice]:

@@ -15,6 +15,7 @@ STEPS_OF_AN_EPOCH = 50  # so that the learning rate falls smoothly
 LEAST_EPOCHS, VALIDATIONS = 10, 12
 VALIDATION_SHARE = 0.08  # of the training's time, for the validations on its way
 LEAST_BUDGET = 120.0  # seconds
+LEAST_STEPS = 100  # with fewer nothing is learnt
 TRAINING_SHARE = 0.93  # of the time that is left: other programs use this machine too
 START = 15.0  # seconds to import everything, to check the list once more and to open MLflow
 END = 20.0  # seconds for the bundle, its report and its pictures
@@ -39,6 +40,11 @@ class Seconds:
     width: int
     compiled: float | None = None
     compiling: float | None = None
+
+    @property
+    def quickest(self) -> float:
+        """The seconds of a step, compiled or not."""
+        return self.step if self.compiled is None else min(self.step, self.compiled)
 
 
 @dataclass(frozen=True)
@@ -113,10 +119,49 @@ def steps_needed(width: int) -> float:
     return STEPS_OF_16 * (width / 16) ** 2
 
 
-def training_seconds(budget: float, case: float, validation: int, test: int) -> float:
-    """Return what is left of a budget for the steps: less start and end, the report's cases and the test's."""
-    around = START + END + case * 2 * validation + (START + case * test if test else 0)
+@dataclass(frozen=True)
+class Around:
+    """What a training needs beside its steps.
+
+    Args:
+        load: seconds to read and prepare a case.
+        kept: training and validation cases that are read at the start and stay in memory.
+        validation: cases; the report looks at them twice.
+        test: cases that are evaluated afterwards.
+    """
+
+    load: float
+    kept: int
+    validation: int
+    test: int
+
+    def seconds(self, case: float) -> float:
+        """The seconds of all this, where a case takes so many to validate."""
+        tested = START + (self.load + case) * self.test if self.test else 0.0
+        return START + END + self.load * self.kept + case * 2 * self.validation + tested
+
+
+def training_seconds(budget: float, around: float) -> float:
+    """Return what is left of a budget for steps and validations."""
     return max(TRAINING_SHARE * (budget - around), 0.0)
+
+
+def check_time(budget: float, around: float, step: float) -> None:
+    """Raise unless there is time for `LEAST_STEPS`.
+
+    Args:
+        budget: seconds from now.
+        around: those that are not for training.
+        step: seconds of one.
+    """
+    if training_seconds(budget, around) >= LEAST_STEPS * step:
+        return
+    least = math.ceil((around + LEAST_STEPS * step / TRAINING_SHARE) / 60)
+    reason = (
+        f"of {budget:.0f} s that are left, starting, reading and evaluating take {around:.0f}, and a step {step:.2g}: "
+        f"there is no time for {LEAST_STEPS} steps"
+    )
+    raise InputError(reason, remedy=f"give --budget {least + 1}min or more, or validate and test fewer cases")
 
 
 def plan_length(measured: Seconds, seconds: float, training: int, validation: int, batch_size: int) -> Schedule:
@@ -134,8 +179,8 @@ def plan_length(measured: Seconds, seconds: float, training: int, validation: in
         left = seconds - measured.compiling
         if left / measured.compiled > seconds / measured.step:
             step, compiled, rest = measured.compiled, True, left
-    steps = max(int((1 - VALIDATION_SHARE) * rest / step), 2 * LEAST_EPOCHS)
-    per_epoch = min(STEPS_OF_AN_EPOCH, steps // LEAST_EPOCHS)
+    steps = int((1 - VALIDATION_SHARE) * rest / step)
+    per_epoch = max(min(STEPS_OF_AN_EPOCH, steps // LEAST_EPOCHS), 1)
     crops = per_epoch * batch_size / training
     crops = float(math.ceil(crops)) if crops > 1 else math.ceil(100 * crops) / 100
     per_epoch = max(math.ceil(max(round(training * crops), 1) / batch_size), 1)

@@ -19,11 +19,28 @@ from pipeline.console import quiet
 WARM_UP, STEPS = 2, 5
 CASES = 4  # that are read
 WITHOUT: dict[str, Any] = {"train#handlers": [], "validate#handlers": [], "compile": False, "epochs": 1}
+KEPT = {"train#dataset#cache_num": CASES, "validate#dataset#cache_num": CASES}  # reading is timed by itself
 FEW = {
     "crops_per_case": 100,
     "train#dataset#data": f"$@cases.records(@dataset_dir, 'training', @fold)[:{CASES}]",
     "validate#dataset#data": f"$@cases.records(@dataset_dir, 'validation', @fold)[:{CASES}]",
 }
+
+
+def load_seconds(config: Path, settings: Mapping[str, Any]) -> float:
+    """Return the seconds to read a training case and bring it to the network's grid and intensities.
+
+    Args:
+        config: the bundle's train.json.
+        settings: overrides of it.
+    """
+    with quiet():
+        parser = _workflow(config, settings).parser
+        records = parser.get_parsed_content("train#dataset#data")
+        parser.get_parsed_content("train#preprocessing")
+        begun = time.perf_counter()
+        parser.get_parsed_content("train#dataset")
+        return (time.perf_counter() - begun) / len(records)
 
 
 def step_seconds(config: Path, settings: Mapping[str, Any]) -> float:
@@ -52,10 +69,8 @@ def case_seconds(config: Path, settings: Mapping[str, Any]) -> float:
 
 def _times(config: Path, settings: Mapping[str, Any], engine: str, most: int) -> list[float]:
     """The seconds of an engine's first iterations."""
-    overrides = {**WITHOUT, **FEW, **settings}
     with quiet():
-        workflow = ConfigWorkflow(str(config), workflow_type="training", logging_file=False, **overrides)
-        workflow.parser.parse(True)
+        workflow = _workflow(config, settings)
         runner: Engine = workflow.parser.get_parsed_content(engine)
         marks: list[float] = []
         runner.add_event_handler(Events.ITERATION_COMPLETED, _mark, marks, most)
@@ -66,9 +81,16 @@ def _times(config: Path, settings: Mapping[str, Any], engine: str, most: int) ->
     return [end - begun for begun, end in pairwise(marks)]
 
 
-def _mark(engine: Engine, marks: list[float], most: int) -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def _workflow(config: Path, settings: Mapping[str, Any]) -> ConfigWorkflow:
+    overrides = {**WITHOUT, **FEW, **settings, **KEPT}
+    workflow = ConfigWorkflow(str(config), workflow_type="training", logging_file=False, **overrides)
+    workflow.parser.parse(True)
+    return workflow
+
+
+def _mark(engine: Any, marks: list[float], most: int) -> None:
+    if torch.device(engine.state.device).type == "cuda":
+        torch.cuda.synchronize(engine.state.device)
     marks.append(time.perf_counter())
     if len(marks) > most:
         engine.terminate()

@@ -36,6 +36,7 @@ def quick(monkeypatch, tmp_path, empty_store):
     monkeypatch.setattr(schedule, "WIDTHS", (4,))
     monkeypatch.setattr("pipeline.planning.plan.has_compiler", lambda: False)
     monkeypatch.setattr(schedule, "LEAST_EPOCHS", 2)
+    monkeypatch.setattr(schedule, "LEAST_STEPS", 0)
     return given
 
 

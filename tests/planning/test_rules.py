@@ -72,7 +72,7 @@ def test_few_slices():
         ({"spacings": None}, [0.5, 0.5, 0.5]),
         ({"spacings": None, "classes": ("background", "left")}, [0.0, 0.0, 0.0]),
         ({"spatial_dims": 2}, [0.5, 0.5]),
-        ({"spatial_dims": 2, "classes": ("background", "left lung", "right lung")}, [0.5, 0.0]),
+        ({"spatial_dims": 2, "classes": ("background", "left lung", "right lung")}, [0.0, 0.0]),
         ({"spatial_dims": 2, "classes": ("background", "top")}, [0.0, 0.5]),
     ],
 )
@@ -85,8 +85,9 @@ def test_averages_are_those_of_the_flips():
     assert decided()["inferer"]["transforms"] == "mirrors"
     assert "inferer" not in decided(classes=("background", "left", "right"))
     assert decided(2)["inferer"]["transforms"] == "dihedral"
-    upright = decided(2, classes=("background", "left", "right"))
-    assert upright["inferer"]["axes"] == [0]
+    assert "inferer" not in decided(2, classes=("background", "left", "right"))
+    upright = decided(2, classes=("background", "top"))
+    assert upright["inferer"]["axes"] == [1]
     assert upright["spatial_augmentation#rotation"] == 15.0
 
 
@@ -132,8 +133,25 @@ def test_weights_of_rare_classes():
 
 
 def test_what_does_not_fit_into_memory_is_not_kept():
-    assert cached_cases(facts(), (40, 60, 30)) is None
+    assert cached_cases(facts(), (40, 60, 30)) == (16, 4)
     case = 40 * 60 * 30 * 8
-    assert cached_cases(facts(cache_memory=2 * 10 * case), (40, 60, 30)) == 6  # room for 10, of which 4 validate
-    assert cached_cases(facts(cache_memory=0), (40, 60, 30)) == 0
-    assert decided(cache_memory=0)["train#dataset#cache_num"] == 0
+    assert cached_cases(facts(cache_memory=2 * 18 * case), (40, 60, 30)) == (16, 2)
+    assert cached_cases(facts(cache_memory=2 * 10 * case), (40, 60, 30)) == (10, 0)
+    assert cached_cases(facts(cache_memory=0), (40, 60, 30)) == (0, 0)
+    few = decided(cache_memory=2 * 18 * case)
+    assert (few["train#dataset#cache_num"], few["validate#dataset#cache_num"]) == (16, 2)
+    assert decided(training=2500)["train#dataset#cache_num"] == 2500  # without a word MONAI keeps 1,000
+    assert "read anew" in reason("train#dataset#cache_num", cache_memory=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing"),
+    [((256, 256, 7), (1, 1, 8)), ((256, 220, 10), (1.5, 1.5, 10)), ((400, 400, 60), (0.8, 0.8, 5))],
+)
+def test_slices_that_lie_far_apart_are_not_mixed(shape, spacing):
+    found = decided(shapes=(shape,) * 20, spacings=(spacing,) * 20)
+    assert found["spatial_augmentation#rotation"] == [0.0, 0.0, 15.0]
+    assert found["spatial_augmentation#sigma"][2] == 0.0
+    assert min(found["spatial_augmentation#sigma"][:2]) > 1
+    assert found["grey_augmentation#0#blur"] == [[0.5, 1.0], [0.5, 1.0], [0.0, 0.0]]
+    assert "spatial_augmentation#rotation" not in decided()

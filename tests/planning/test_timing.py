@@ -43,5 +43,6 @@ def test_volumes(tmp_path):
         "crop_size": [16, 16, 8],
         "class_names": ["background", "liver", "kidney", "vessel"],
     }
+    assert 0 < timing.load_seconds(UNET3D / "configs" / "train.json", settings) < 10
     assert 0 < timing.step_seconds(UNET3D / "configs" / "train.json", settings) < 10
     assert 0 < timing.case_seconds(UNET3D / "configs" / "train.json", settings) < 10
