@@ -124,6 +124,7 @@ def run(name: str, job: Job, paths: Sequence[Path] = ()) -> Row:
     facts = {"machine": device(), "date": date.today().isoformat(), "versions": {"torch": torch.__version__}}
     trained = watch([sys.executable, *system.train(job)], job.work, GRACE * job.budget, system.models, env)
     row |= {"first_model_s": _short(trained.first_model), "peak_gib": _short(trained.peak)}
+    row |= {"gpu_peak_gib": _short(trained.gpu_peak)}
     if trained.failure:
         return row | {"failure": f"training {trained.failure}"} | facts
     predicted = watch([sys.executable, *system.predict(job)], job.work, PREDICTION_LIMIT, env=env)
@@ -204,6 +205,7 @@ COLUMNS = {
     "final_model_s": ("s to final model", ".0f"),
     "predict_s": ("s to predict", ".0f"),
     "peak_gib": ("peak GiB", ".1f"),
+    "gpu_peak_gib": ("of the GPU", ".1f"),
     "steps": ("steps", ",.0f"),
     "parameters": ("parameters", ",.0f"),
 }
@@ -211,16 +213,23 @@ COLUMNS = {
 
 def _table(data_set: str, rows: Sequence[Row]) -> str:
     measures = list(dict.fromkeys(score for row in rows for score in row.get("scores", {}))) or ["dice"]
-    titles = ["system", "budget", *(TITLES[score] for score in measures), *(title for title, _ in COLUMNS.values())]
+    on_gpu = any(row.get("gpu_peak_gib") is not None for row in rows)
+    columns = {key: column for key, column in COLUMNS.items() if on_gpu or key != "gpu_peak_gib"}
+    titles = ["system", "budget", *(TITLES[score] for score in measures), *(title for title, _ in columns.values())]
     lines = [f"**{data_set}**", "", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in sorted(rows, key=lambda row: (row["budget_s"], list(SYSTEMS).index(row["system"]))):
         cells = [_cell(row.get("scores", {}).get(score), ".3f") for score in measures]
-        cells += [_cell(row.get(key), form) for key, (_, form) in COLUMNS.items()]
+        cells += [_cell(row.get(key), form) for key, (_, form) in columns.items()]
         lines.append(f"| {row['system']} | {row['budget_s'] / 60:g} min | {' | '.join(cells)} |")
     for row in rows:
-        for remark in filter(None, (row.get("failure"), row.get("note"))):
+        for remark in filter(None, (row.get("failure"), row.get("note"), _late(row))):
             lines += ["", f"{row['system']}, {row['budget_s'] / 60:g} min: {remark}"]
     return "\n".join(lines)
+
+
+def _late(row: Row) -> str | None:
+    over = (row.get("final_model_s") or 0.0) - row["budget_s"]
+    return f"took {over:.0f} s more than its budget" if over >= 1 else None
 
 
 def _cell(figure: float | None, form: str) -> str:

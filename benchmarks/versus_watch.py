@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic
 
 import psutil
+import torch
 
 EVERY = 0.5  # seconds between two looks
 
@@ -24,12 +25,14 @@ class Watched:
         seconds: from its start to its end.
         first_model: seconds until the first model lay there, within half a second; None if none ever did.
         peak: GiB that it held at once with all processes that it started.
+        gpu_peak: GiB of the GPU that were taken meanwhile, more than before; None without a GPU.
         failure: why it is of no use; None if it ended well.
     """
 
     seconds: float
     first_model: float | None
     peak: float
+    gpu_peak: float | None
     failure: str | None
 
 
@@ -45,7 +48,7 @@ def watch(
         models: glob below the folder that a usable model answers to.
         env: its environment; None: this one.
     """
-    begun, first, peak = monotonic(), None, 0
+    begun, first, peak, gpu_before, gpu_peak = monotonic(), None, 0, gpu_memory(), 0
     with (folder / "log.txt").open("ab") as log:
         child = subprocess.Popen(
             command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -53,6 +56,7 @@ def watch(
     try:
         while child.poll() is None and monotonic() - begun < limit:
             peak = max(peak, tree_memory(child.pid))
+            gpu_peak = max(gpu_peak, gpu_memory() - gpu_before)
             with suppress(subprocess.TimeoutExpired):
                 child.wait(EVERY)
             if first is None and models and any(folder.glob(models)):
@@ -67,7 +71,16 @@ def watch(
         failure = f"killed after {seconds:.0f} s"
     elif status:
         failure = f"ended with status {status}: {last_line(folder / 'log.txt')}"
-    return Watched(seconds, first, peak / (1 << 30), failure)
+    on_gpu = gpu_peak / (1 << 30) if torch.cuda.is_available() else None
+    return Watched(seconds, first, peak / (1 << 30), on_gpu, failure)
+
+
+def gpu_memory() -> int:
+    """Return the bytes of the GPU that all programs hold, 0 without one."""
+    if not torch.cuda.is_available():
+        return 0
+    free, total = torch.cuda.mem_get_info()
+    return total - free
 
 
 def tree_memory(pid: int) -> int:

@@ -237,6 +237,15 @@ def test_the_table_holds_what_the_lines_hold():
     assert not any("membranes" in line for line in lines)
 
 
+def test_the_table_says_who_took_too_long_and_the_memory_of_a_gpu():
+    row = {"system": "ours", "set": "nuclei", "budget_s": 600, "final_model_s": 650.4, "gpu_peak_gib": 3.25}
+    text = versus.table([row])
+    assert "ours, 10 min: took 50 s more than its budget" in text
+    assert "| of the GPU |" in text
+    assert "| 3.2 |" in text
+    assert "took" not in versus.table([row | {"final_model_s": 599.0}])
+
+
 def test_all_systems_work_without_spinning_and_find_this_project(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "already")
     env = versus.environment([tmp_path])
