@@ -28,8 +28,8 @@ KEPT = (
     "configs/logging.conf",
     "configs/multi_gpu.json",
     "models/model.pt",
-    "models/precision.json",
 )
+PROOF = "models/precision.json"  # that bfloat16 gives the labels of float32, where the machine has it
 MARKS = ("<!-- scores -->", "<!-- end of scores -->")
 WIDEST = 1100  # pixels of a picture in the docs
 
@@ -42,12 +42,13 @@ def main() -> None:
     parser.add_argument("--data_list", required=True)
     parser.add_argument("--hide", nargs="*", default=["accuracy", "iou", "mean_iou"], help="scores that the card omits")
     options = parser.parse_args()
-    for name in KEPT:
+    for name in (*KEPT, *([PROOF] if (options.run / PROOF).is_file() else [])):
         (options.bundle / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(options.run / name, options.bundle / name)
     write_configs(options.run, options.bundle, options.data_list)
     rows = read_rows(options.run / "evaluation" / "test" / "cases.csv")
-    write_card(options.bundle / "docs" / "README.md", scores(rows, options.hide))
+    tables = [stack(tested(options.run)), scores(rows, options.hide)]
+    write_card(options.bundle / "docs" / "README.md", "\n\n".join(filter(None, tables)))
     for name in ("best", "worst"):
         picture = Image.open(options.run / "evaluation" / "test" / f"{name}.png").convert("RGB")
         picture.thumbnail((WIDEST, 10 * WIDEST))
@@ -56,16 +57,26 @@ def main() -> None:
 
 def write_configs(run: Path, bundle: Path, data_list: str) -> None:
     """Write the run's configs with the repository's places in place of the run's own."""
-    data = f"data/{load_data_list(data_list).name}"
+    cases = load_data_list(data_list)
+    data, images = f"data/{cases.name}", Path(cases.select("test")[0].images[0]).parent
+    trained_on = load_data_list(run / "configs" / "data_list.json").name
+    if trained_on != cases.name:
+        raise SystemExit(f"{run} was trained on the list '{trained_on}', not on '{cases.name}'")
     own = {"data_list": data_list, "dataset_dir": data, "output_dir": "runs", "run_name": None}
     training = json.loads((run / "configs" / "train.json").read_text())
     write_json(bundle / "configs" / "train.json", training | {key: own[key] for key in own if key in training})
     inference = json.loads((run / "configs" / "inference.json").read_text())
-    write_json(bundle / "configs" / "inference.json", inference | {"input_dir": f"{data}/images"})
+    write_json(bundle / "configs" / "inference.json", inference | {"input_dir": f"{data}/{images}"})
     metadata = json.loads((run / "configs" / "metadata.json").read_text())
-    found = json.loads((run / "evaluation" / "test" / "scores.json").read_text())["scores"]
-    tested = {f"test/{name}": round(score["mean"], 4) for name, score in found.items()}
-    write_json(bundle / "configs" / "metadata.json", metadata | {"name": bundle.name, "eval_metrics": tested})
+    found = tested(run)
+    metrics = {f"test/{name}": round(score["mean"], 4) for name, score in found["scores"].items()}
+    metrics |= {f"test/stack/{name}": round(score, 4) for name, score in found.get("stack", {}).items()}
+    write_json(bundle / "configs" / "metadata.json", metadata | {"name": bundle.name, "eval_metrics": metrics})
+
+
+def tested(run: Path) -> dict[str, Any]:
+    """Read what the test's report says in numbers."""
+    return json.loads((run / "evaluation" / "test" / "scores.json").read_text())
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -89,6 +100,14 @@ def scores(rows: list[dict[str, Any]], hidden: list[str]) -> str:
         found = [f"{float(row[name]):.4f}" if row[name] else "n/a" for name in names]
         lines.append(f"| {' | '.join([row['case'], *found])} |")
     return "\n".join([*lines, "", "</details>"])
+
+
+def stack(found: dict[str, Any]) -> str:
+    """Return a table of the measures of all cases as one stack with one threshold, where there are any."""
+    if not (measures := found.get("stack")):
+        return ""
+    rows = [f"| {name} | {score:.4f} |" for name, score in measures.items()]
+    return "\n".join([f"| of {found['cases']} test cases as one stack | |", "|---|---|", *rows])
 
 
 def write_card(file: Path, tables: str) -> None:
