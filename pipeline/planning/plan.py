@@ -234,7 +234,7 @@ def _overlays(config: Path, facts: Facts, statistics: Callable[[], dict[str, flo
         settings = yaml.safe_load((config.parent / f"{name}.yaml").read_text(encoding="utf-8"))
         if "foreground" in settings:
             settings["foreground"] = statistics()
-        reasons = [f"{why} ({name}.yaml)", *[f"({name}.yaml)"] * (len(settings) - 1)]
+        reasons = [f"{why} ({name}.yaml)", *[f"belongs to that ({name}.yaml)"] * (len(settings) - 1)]
         found += [Choice(key, value, reason) for (key, value), reason in zip(settings.items(), reasons, strict=True)]
     return found
 
