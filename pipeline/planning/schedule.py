@@ -156,6 +156,8 @@ def check_time(budget: float, around: float, step: float) -> None:
     """
     if training_seconds(budget, around) >= LEAST_STEPS * step:
         return
+    if math.isinf(around + step):
+        raise InputError("not even the narrowest network fits into the GPU's memory", remedy="free it, or --device cpu")
     least = math.ceil((around + LEAST_STEPS * step / TRAINING_SHARE) / 60)
     reason = (
         f"of {budget:.0f} s that are left, starting, reading and evaluating take {around:.0f}, and a step {step:.2g}: "

@@ -79,6 +79,8 @@ def test_a_time_without_enough_steps_is_refused():
     # 200 + 4 x 100 / 0.93 s are 10.5 minutes, to which one is added for what takes longer than it was measured.
     with pytest.raises(InputError, match=r"of 600 s that are left.*take 200.*no time for 100 steps.*--budget 12min"):
         check_time(600, 200, 4.0)
+    with pytest.raises(InputError, match=r"narrowest network fits.*--device cpu"):
+        check_time(600, 200, float("inf"))
 
 
 def lasts(length, measured, validation):
